@@ -1,0 +1,147 @@
+//! What a caller gives the engine and what comes back. Token ids only: text is the server's business
+//! (with the engine's `Tokenizer` and `ChatTemplate`).
+use std::time::Duration;
+
+/// Chosen by the caller, unique among the requests that live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// One sequence to complete.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The caller's name for it.
+    pub id: RequestId,
+    /// Prompt tokens, at least one.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most, at least one; prompt + max_tokens is clamped to the context by `submit`.
+    pub max_tokens: usize,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Go on after an end-of-generation token (for benchmarks).
+    pub ignore_eos: bool,
+    /// Separates the prefix cache of tenants: only equal salts share blocks.
+    pub cache_salt: u64,
+}
+
+/// Sampling parameters, already validated by the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy; otherwise the logits are divided by it. In 0..=2.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens whose probability reaches it. In (0, 1].
+    pub top_p: f32,
+    /// Only the k most likely tokens; 0 is all.
+    pub top_k: usize,
+    /// Equal seeds and equal requests give equal tokens, whatever else runs.
+    pub seed: u64,
+}
+
+/// What a step produced for one request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A generated token (an end-of-generation token is not reported).
+    Token {
+        /// Whose.
+        id: RequestId,
+        /// Its id in the vocabulary.
+        token: u32,
+    },
+    /// The last event of a request.
+    Finished {
+        /// Whose.
+        id: RequestId,
+        /// Why it ended.
+        reason: FinishReason,
+        /// What it used.
+        usage: Usage,
+    },
+}
+
+/// Why a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended it with an end-of-generation token.
+    Stop,
+    /// `max_tokens` or the context is used up.
+    Length,
+    /// The arithmetic of this request alone produced a value that is not finite.
+    NonFinite,
+}
+
+/// Token counts of a finished request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that came from the prefix cache.
+    pub cached_tokens: usize,
+    /// Generated tokens, an end-of-generation token included.
+    pub completion_tokens: usize,
+}
+
+/// Why `submit` refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// There is nothing to continue.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt alone leaves no room for a single new token.
+    #[error("the prompt has {prompt} tokens; this server's context is {context}, and at least one is needed for the answer")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {0} is not in the vocabulary")]
+    InvalidToken(u32),
+    /// The id is in use.
+    #[error("request id {0} is in use")]
+    DuplicateId(u64),
+}
+
+/// Limits and sizes for loading a model; `None` means: decide from the model and the memory given.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Worker threads, at least 1; the calling thread is one of them.
+    pub threads: usize,
+    /// Tokens a sequence may have; default: the model's own, lowered to what the memory allows.
+    pub context_length: Option<usize>,
+    /// Sequences that run at once.
+    pub max_sequences: usize,
+    /// Tokens computed in one step at most (prefill chunk + decodes).
+    pub max_batch_tokens: usize,
+    /// Bytes that weights, cache and buffers may take together (the caller reads the cgroup); `None`: no limit known.
+    pub memory_limit: Option<u64>,
+    /// Tokens in a KV block.
+    pub block_tokens: usize,
+}
+
+/// Counters and gauges, read after a step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stats {
+    /// Sequences that were part of the last step.
+    pub running: usize,
+    /// Sequences admitted to the queue and not running.
+    pub waiting: usize,
+    /// KV blocks in use and in all.
+    pub blocks_used: usize,
+    /// KV blocks in all.
+    pub blocks_total: usize,
+    /// Prompt tokens looked up in, and served from, the prefix cache since start.
+    pub prefix_queries: u64,
+    /// See `prefix_queries`.
+    pub prefix_hits: u64,
+    /// Sequences that lost their blocks and were computed again, since start.
+    pub preemptions: u64,
+    /// Prompt tokens computed since start.
+    pub prompt_tokens: u64,
+    /// Tokens generated since start.
+    pub generated_tokens: u64,
+    /// Steps since start: the proof of life for the liveness probe.
+    pub steps: u64,
+}
+
+/// A span measured by the caller around `step`, for the step-time model (the engine reads no clock).
+pub type StepTime = Duration;
