@@ -1,0 +1,67 @@
+//! Products of activations with packed weights. One barrier serves several matrices over the same
+//! activations. Threads own whole groups of 8 output rows, so the sum of an output never depends on
+//! the number of threads, and its order is fixed by the columns alone, so never on the other rows.
+
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use crate::activations::{Activations, QUAD};
+use crate::matrix::{GROUP, Matrix};
+use crate::pool::{OutRows, Pool};
+
+/// Tokens that go over the weights together: their activations stay in the second-level cache.
+const CHUNK: usize = 128;
+
+/// Eight outputs of one token.
+type Eight = [f32; GROUP];
+
+impl Pool {
+    /// `out = activations x matrix^T` for each product: `out` is activations.rows() x matrix.rows(), row-major.
+    ///
+    /// # Panics
+    /// If the columns of a matrix differ from those of the activations or an output has another length.
+    pub fn matmul(&self, products: &mut [(&Matrix, &mut [f32])], activations: &Activations) {
+        let tokens = activations.rows();
+        for (matrix, out) in products.iter() {
+            assert_eq!(
+                matrix.cols,
+                activations.cols(),
+                "matmul: columns of the weights and of the activations"
+            );
+            assert_eq!(out.len(), tokens * matrix.rows, "matmul: length of an output");
+        }
+        let outputs: Vec<(&Matrix, OutRows<'_>)> = products
+            .iter_mut()
+            .map(|(matrix, out)| (*matrix, OutRows::new(out, matrix.rows)))
+            .collect();
+        self.run(|thread| {
+            let mut results = [[0.0; GROUP]; CHUNK];
+            for first in (0..tokens).step_by(CHUNK) {
+                let results = &mut results[..CHUNK.min(tokens - first)];
+                for (matrix, out) in &outputs {
+                    let groups = matrix.groups();
+                    for group in groups * thread / self.threads()..groups * (thread + 1) / self.threads() {
+                        self.multiply(matrix, group, activations, first, results);
+                        let lanes = GROUP.min(matrix.rows - group * GROUP);
+                        for (token, eight) in results.iter().enumerate() {
+                            // SAFETY: the ranges of the threads are disjoint, so this thread alone writes the
+                            // columns of this group.
+                            unsafe { out.write(first + token, group * GROUP, &eight[..lanes]) };
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Outputs of one group for tokens `first..first + results.len()`; `first` is a multiple of 4.
+    fn multiply(&self, matrix: &Matrix, group: usize, activations: &Activations, first: usize, results: &mut [Eight]) {
+        scalar::group(matrix, group, activations, first, results)
+    }
+}
+
+/// The number of quads that hold `tokens` tokens, and of the tokens in quad `index` of them.
+fn quads(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..tokens.div_ceil(QUAD)).map(move |index| (index, QUAD.min(tokens - index * QUAD)))
+}
