@@ -23,7 +23,7 @@ pub(crate) struct SubBlock {
 
 impl SubBlock {
     /// What is subtracted from a quant before scaling.
-    pub(crate) fn offset(ty: TensorType) -> i32 {
+    pub(crate) const fn offset(ty: TensorType) -> i32 {
         match ty {
             TensorType::Q4_0 => 8,
             TensorType::Q5_0 => 16,

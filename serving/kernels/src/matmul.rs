@@ -2,11 +2,14 @@
 //! activations. Threads own whole groups of 8 output rows, so the sum of an output never depends on
 //! the number of threads, and its order is fixed by the columns alone, so never on the other rows.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
 use crate::activations::{Activations, QUAD};
+use crate::isa::Kind;
 use crate::matrix::{GROUP, Matrix};
 use crate::pool::{OutRows, Pool};
 
@@ -37,12 +40,13 @@ impl Pool {
             .collect();
         self.run(|thread| {
             let mut results = [[0.0; GROUP]; CHUNK];
+            let mut panel = Panel::default();
             for first in (0..tokens).step_by(CHUNK) {
                 let results = &mut results[..CHUNK.min(tokens - first)];
                 for (matrix, out) in &outputs {
                     let groups = matrix.groups();
                     for group in groups * thread / self.threads()..groups * (thread + 1) / self.threads() {
-                        self.multiply(matrix, group, activations, first, results);
+                        self.multiply(matrix, group, activations, first, &mut panel, results);
                         let lanes = GROUP.min(matrix.rows - group * GROUP);
                         for (token, eight) in results.iter().enumerate() {
                             // SAFETY: the ranges of the threads are disjoint, so this thread alone writes the
@@ -56,10 +60,28 @@ impl Pool {
     }
 
     /// Outputs of one group for tokens `first..first + results.len()`; `first` is a multiple of 4.
-    fn multiply(&self, matrix: &Matrix, group: usize, activations: &Activations, first: usize, results: &mut [Eight]) {
-        scalar::group(matrix, group, activations, first, results)
+    fn multiply(
+        &self,
+        matrix: &Matrix,
+        group: usize,
+        activations: &Activations,
+        first: usize,
+        panel: &mut Panel,
+        results: &mut [Eight],
+    ) {
+        match self.isa().0 {
+            Kind::Scalar(_) => scalar::group(matrix, group, activations, first, results),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(avx2) => avx2::group(avx2, matrix, group, activations, first, panel, results),
+        }
     }
 }
+
+/// What a thread keeps between groups.
+#[cfg(target_arch = "x86_64")]
+type Panel = avx2::Panel;
+#[cfg(not(target_arch = "x86_64"))]
+type Panel = ();
 
 /// The number of quads that hold `tokens` tokens, and of the tokens in quad `index` of them.
 fn quads(tokens: usize) -> impl Iterator<Item = (usize, usize)> {

@@ -230,7 +230,7 @@ impl Matrix {
 }
 
 /// How a quantised type stores its quants.
-pub(crate) fn quants_of(ty: TensorType) -> Quants {
+pub(crate) const fn quants_of(ty: TensorType) -> Quants {
     match ty {
         TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q4K => Quants::U4,
         TensorType::Q5_0 | TensorType::Q5_1 | TensorType::Q5K => Quants::U5,
@@ -240,7 +240,7 @@ pub(crate) fn quants_of(ty: TensorType) -> Quants {
 }
 
 /// How a quantised type stores its scales.
-pub(crate) fn scales_of(ty: TensorType) -> Scales {
+pub(crate) const fn scales_of(ty: TensorType) -> Scales {
     match ty {
         TensorType::Q4_1 | TensorType::Q5_1 => Scales::Min,
         TensorType::Q4K | TensorType::Q5K => Scales::SuperMin,
@@ -250,7 +250,7 @@ pub(crate) fn scales_of(ty: TensorType) -> Scales {
 }
 
 /// Bytes of the quants of a tile.
-pub(crate) fn tile_bytes(ty: TensorType) -> usize {
+pub(crate) const fn tile_bytes(ty: TensorType) -> usize {
     match quants_of(ty) {
         Quants::U4 => 4 * 32,
         Quants::U5 => 5 * 32,
@@ -260,7 +260,7 @@ pub(crate) fn tile_bytes(ty: TensorType) -> usize {
 }
 
 /// Bytes of the scales of a tile, or of a run of 8 tiles where those share a part.
-pub(crate) fn scale_bytes(scales: Scales) -> usize {
+pub(crate) const fn scale_bytes(scales: Scales) -> usize {
     match scales {
         Scales::Plain => 16,
         Scales::Min => 32,
