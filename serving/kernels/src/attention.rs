@@ -204,6 +204,18 @@ fn score<L: Lanes>(
         let position = first + token;
         let block = blocks[position / cache.block_tokens()];
         let keys = cache.key_eight(layer, block, head, position % cache.block_tokens());
+        // Blocks lie anywhere, so the processor cannot guess the next one: the values are asked for while the keys
+        // are scored, and the keys two eights ahead.
+        l.prefetch(cache.value_eight(layer, block, head, position % cache.block_tokens()));
+        let ahead = position + 2 * EIGHT;
+        if token + 2 * EIGHT < count {
+            let block = blocks[ahead / cache.block_tokens()];
+            l.prefetch(
+                cache
+                    .key_eight(layer, block, head, ahead % cache.block_tokens())
+                    .as_flattened(),
+            );
+        }
         let mut vector = 0;
         while vector + PASS <= vectors {
             score_pass::<L, PASS>(l, keys, vector, token, scratch);
@@ -228,11 +240,12 @@ fn score_pass<L: Lanes, const N: usize>(
     scratch: &mut Scratch,
 ) {
     let dim = scratch.dim;
+    let pairs = keys.as_chunks::<2>().0;
     let queries: [&[[f32; 2]]; N] =
-        std::array::from_fn(|n| scratch.queries[(vector + n) * dim..][..dim].as_chunks::<2>().0);
+        std::array::from_fn(|n| &scratch.queries[(vector + n) * dim..][..dim].as_chunks::<2>().0[..pairs.len()]);
     let mut even = [l.splat(0.0); N];
     let mut odd = [l.splat(0.0); N];
-    for (pair, keys) in keys.as_chunks::<2>().0.iter().enumerate() {
+    for (pair, keys) in pairs.iter().enumerate() {
         let (k0, k1) = (l.load_f16(&keys[0]), l.load_f16(&keys[1]));
         for n in 0..N {
             let [q0, q1] = queries[n][pair];
@@ -294,27 +307,45 @@ fn weigh<L: Lanes>(
         let values = cache.value_eight(layer, block, head, position % cache.block_tokens());
         let mut vector = part.start;
         while vector < part.end {
-            let n = PASS.min(part.end - vector);
             // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.
-            // So only vectors that see all eight go together.
-            if n == PASS && seen(vector) >= token + EIGHT {
-                let (mut at, values) = (0, values);
-                while at + 2 * LANES <= dim {
-                    weigh_pass::<L, PASS, 2>(l, values, dim, at, EIGHT, vector, token, scores, split);
-                    at += 2 * LANES;
-                }
-                if at < dim {
-                    weigh_pass::<L, PASS, 1>(l, values, dim, at, EIGHT, vector, token, scores, split);
-                }
-                vector += PASS;
+            // Counts rise with the vectors, so those from the first that sees all eight on go together.
+            let tokens = seen(vector).saturating_sub(token).min(EIGHT);
+            let together = if tokens == EIGHT {
+                PASS.min(part.end - vector)
             } else {
-                let tokens = seen(vector).saturating_sub(token).min(EIGHT);
-                for at in (0..dim).step_by(LANES) {
-                    weigh_pass::<L, 1, 1>(l, values, dim, at, tokens, vector, token, scores, split);
-                }
-                vector += 1;
+                1
+            };
+            match together {
+                1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
+                2 => weigh_rows::<L, 2>(l, values, dim, tokens, vector, token, scores, split),
+                3 => weigh_rows::<L, 3>(l, values, dim, tokens, vector, token, scores, split),
+                _ => weigh_rows::<L, PASS>(l, values, dim, tokens, vector, token, scores, split),
             }
+            vector += together;
         }
+    }
+}
+
+/// All dimensions of `N` vectors, two registers of them at a time.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
+fn weigh_rows<L: Lanes, const N: usize>(
+    l: L,
+    values: &[u16],
+    dim: usize,
+    tokens: usize,
+    vector: usize,
+    token: usize,
+    scores: &[f32],
+    split: &mut [f32],
+) {
+    let mut at = 0;
+    while at + 2 * LANES <= dim {
+        weigh_pass::<L, N, 2>(l, values, dim, at, tokens, vector, token, scores, split);
+        at += 2 * LANES;
+    }
+    if at < dim {
+        weigh_pass::<L, N, 1>(l, values, dim, at, tokens, vector, token, scores, split);
     }
 }
 
@@ -333,17 +364,22 @@ fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
     split: &mut [f32],
 ) {
     let mut acc = [[l.splat(0.0); W]; N];
+    let mut weights = [&[0.0; EIGHT]; N];
     for n in 0..N {
         let row = split[(vector + n) * dim + at..][..W * LANES].as_chunks::<LANES>().0;
         for w in 0..W {
             acc[n][w] = l.load(&row[w]);
         }
+        weights[n] = &scores[(vector + n) * SPLIT + token..].as_chunks::<EIGHT>().0[0];
     }
-    for t in 0..tokens {
-        let row = values[t * dim + at..][..W * LANES].as_chunks::<LANES>().0;
-        let value: [L::F; W] = std::array::from_fn(|w| l.load_f16(&row[w]));
+    for (t, row) in values.chunks_exact(dim).take(tokens).enumerate().take(EIGHT) {
+        let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
+        let mut value = [l.splat(0.0); W];
+        for w in 0..W {
+            value[w] = l.load_f16(&row[w]);
+        }
         for n in 0..N {
-            let weight = l.splat(scores[(vector + n) * SPLIT + token + t]);
+            let weight = l.splat(weights[n][t]);
             for w in 0..W {
                 acc[n][w] = l.fma(weight, value[w], acc[n][w]);
             }

@@ -49,6 +49,9 @@ pub(crate) trait Lanes: Copy {
     /// within -127.5..127.5.
     fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]);
 
+    /// A hint that these halves are read soon.
+    fn prefetch(self, x: &[u16]);
+
     /// Up to eight values; the missing lanes are `fill`.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::F {
@@ -178,6 +181,8 @@ impl Lanes for Scalar {
             *q = (x * inverse).round_ties_even() as i8;
         }
     }
+    #[inline(always)]
+    fn prefetch(self, _: &[u16]) {}
 }
 
 /// Defines `fn name(isa: Isa, …)` from a body over any lanes `l`, compiled once for each kind.

@@ -106,4 +106,11 @@ impl Lanes for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes);
         })
     }
+    #[inline(always)]
+    fn prefetch(self, x: &[u16]) {
+        // A cache line is 32 halves.
+        for line in x.chunks(32) {
+            has!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        }
+    }
 }

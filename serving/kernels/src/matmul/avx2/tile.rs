@@ -160,8 +160,8 @@ fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [__m256i; N]
                 _mm256_andnot_si256(_mm256_set1_epi32(0xffff), pairs),
                 _mm256_srli_epi32::<16>(pairs),
             );
-            for (from, scale) in [(0, first), (2, first), (4, second), (6, second)] {
-                let sums = products(tile, quad, from..from + 2, zero);
+            for (from, scale) in [(0, first), (1, first), (4, second), (5, second)] {
+                let sums = products(tile, quad, [from, from + 2].into_iter(), zero);
                 for n in 0..N {
                     out[n] = _mm256_add_epi32(out[n], _mm256_madd_epi16(sums[n], scale));
                 }
@@ -186,8 +186,8 @@ fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [__m256i; N]
         _ => _mm256_set1_epi16(F::OFFSET),
     };
     for n in 0..N {
-        let [a, b] = [quad.halves[n][0] as u16 as u32, quad.halves[n][1] as u16 as u32];
-        let halves = _mm256_set1_epi32((a | b << 16) as i32);
+        // SAFETY: the reference is to two 16-bit halves, and the read needs no alignment.
+        let halves = _mm256_set1_epi32(unsafe { quad.halves[n].as_ptr().cast::<i32>().read_unaligned() });
         out[n] = _mm256_sub_epi32(out[n], _mm256_madd_epi16(halves, factors));
     }
     out
@@ -199,7 +199,7 @@ fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [__m256i; N]
 fn products<const N: usize>(
     tile: &Tile,
     quad: &Quad,
-    vectors: std::ops::Range<usize>,
+    vectors: impl Iterator<Item = usize>,
     mut sums: [__m256i; N],
 ) -> [__m256i; N] {
     for j in vectors {
@@ -214,8 +214,9 @@ fn products<const N: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn four(quad: &Quad, n: usize, j: usize) -> __m256i {
-    let [a, b, c, d] = quad.quants[n].as_chunks::<4>().0[j];
-    _mm256_set1_epi32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8]))
+    let four = &quad.quants[n].as_chunks::<4>().0[j];
+    // SAFETY: the reference is to four bytes, and the read needs no alignment.
+    _mm256_set1_epi32(unsafe { four.as_ptr().cast::<i32>().read_unaligned() })
 }
 
 #[inline]
