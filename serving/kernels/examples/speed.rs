@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pool = Pool::new(2)?;
     println!(
         "an empty job on two threads: {:.2} microseconds",
-        1e6 * fastest(|| pool.run(|_| {}))
+        1e6 * fastest(|| pool.for_each_index(2, |_| {}))
     );
     Ok(())
 }
