@@ -22,6 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             continue;
         }
         let bytes = weights(ty)?;
+        let packing = fastest(|| drop(std::hint::black_box(Matrix::pack(ty, ROWS, COLS, &bytes))));
+        println!(
+            "{:5} packing one matrix: {:.0} MB/s of the file",
+            ty.name(),
+            bytes.len() as f64 / packing / 1e6
+        );
         // Float matrices are larger: fewer of them exceed the cache.
         let copies = if ty.is_float() { COPIES / 4 } else { COPIES };
         let matrices: Vec<Matrix> = (0..copies)

@@ -10,7 +10,8 @@ mod tests;
 
 use crate::activations::{Activations, QUAD};
 use crate::isa::Kind;
-use crate::matrix::{GROUP, Matrix};
+use crate::layout::GROUP;
+use crate::matrix::Matrix;
 use crate::pool::{OutRows, Pool};
 
 /// Tokens that go over the weights together: their activations stay in the second-level cache.
