@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
 use std::error::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use windlass_kernels::{Activations, KvCache, Matrix, Pool, Query, TensorType, cpu};
 
@@ -21,6 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             continue;
         }
         let bytes = weights(ty)?;
+        let packing = fastest(|| drop(std::hint::black_box(Matrix::pack(ty, ROWS, COLS, &bytes))));
+        println!(
+            "{:5} packing one matrix: {:.0} MB/s of the file",
+            ty.name(),
+            bytes.len() as f64 / packing / 1e6
+        );
         // Float matrices are larger: fewer of them exceed the cache.
         let copies = if ty.is_float() { COPIES / 4 } else { COPIES };
         let matrices: Vec<Matrix> = (0..copies)
@@ -50,9 +57,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     let pool = Pool::new(2)?;
+    let meet = || {
+        let here = AtomicUsize::new(0);
+        pool.for_each_index(2, |_| {
+            here.fetch_add(1, Ordering::SeqCst);
+            while here.load(Ordering::SeqCst) < 2 {
+                std::hint::spin_loop();
+            }
+        });
+    };
     println!(
-        "an empty job on two threads: {:.2} microseconds",
-        1e6 * fastest(|| pool.run(|_| {}))
+        "a job in which two threads meet: {:.2} microseconds",
+        1e6 * fastest(meet)
     );
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Big zeroed buffers, 64-byte aligned, whose allocation can fail without ending the process.
-//! The memory is asked for zeroed, so pages that are never written are never backed.
+//! Big ones come from the system as untouched pages, so what is never written is never backed. That
+//! holds only for allocations of ordinary alignment (the allocator fills others by hand), so a buffer
+//! asks for a little more and starts at the first cache line in it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
@@ -34,6 +36,9 @@ unsafe impl Plain for f32 {}
 
 /// A fixed number of `T`, zeroed at birth.
 pub(crate) struct Buffer<T: Plain> {
+    /// What the allocator gave; dangling when `len` is 0.
+    memory: NonNull<u8>,
+    /// The first aligned address in it.
     start: NonNull<T>,
     len: usize,
     owns: PhantomData<T>,
@@ -43,16 +48,21 @@ impl<T: Plain> Buffer<T> {
     pub(crate) fn zeroed(len: usize) -> Result<Buffer<T>, OutOfMemory> {
         if len == 0 {
             return Ok(Buffer {
+                memory: NonNull::dangling(),
                 start: NonNull::dangling(),
                 len,
                 owns: PhantomData,
             });
         }
         let layout = Self::layout(len)?;
-        // SAFETY: the layout has a size above zero, because `len` is and no `Plain` type is empty.
-        let raw = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(raw.cast::<T>()).ok_or(OutOfMemory { bytes: layout.size() })?;
+        // SAFETY: the layout has a size above zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let memory = NonNull::new(memory).ok_or(OutOfMemory { bytes: layout.size() })?;
+        let skip = memory.as_ptr().align_offset(ALIGN);
+        // SAFETY: `skip` is below ALIGN, and the layout has ALIGN bytes more than the values need.
+        let start = unsafe { memory.add(skip) }.cast::<T>();
         Ok(Buffer {
+            memory,
             start,
             len,
             owns: PhantomData,
@@ -62,8 +72,9 @@ impl<T: Plain> Buffer<T> {
     fn layout(len: usize) -> Result<Layout, OutOfMemory> {
         let bytes = len
             .checked_mul(size_of::<T>())
-            .ok_or(OutOfMemory { bytes: usize::MAX })?;
-        Layout::from_size_align(bytes, ALIGN).map_err(|_| OutOfMemory { bytes })
+            .and_then(|bytes| bytes.checked_add(ALIGN));
+        let bytes = bytes.ok_or(OutOfMemory { bytes: usize::MAX })?;
+        Layout::from_size_align(bytes, 1).map_err(|_| OutOfMemory { bytes })
     }
 }
 
@@ -89,7 +100,7 @@ impl<T: Plain> Drop for Buffer<T> {
         }
         if let Ok(layout) = Self::layout(self.len) {
             // SAFETY: the memory came from `alloc_zeroed` with the same layout and is freed once.
-            unsafe { dealloc(self.start.as_ptr().cast(), layout) }
+            unsafe { dealloc(self.memory.as_ptr(), layout) }
         }
     }
 }
@@ -125,5 +136,23 @@ mod tests {
         );
         assert!(Buffer::<u8>::zeroed(isize::MAX as usize).is_err());
         assert!(Buffer::<u8>::zeroed(1 << 60).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_that_is_not_written_is_not_backed() {
+        // Resident pages of the process, the second number of statm; other tests need far less than this buffer.
+        let resident = || -> usize {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let before = resident();
+        let mut buffer = Buffer::<u8>::zeroed(1 << 30).unwrap();
+        buffer[1 << 29] = 1;
+        assert!(resident() < before + (1 << 29));
+        assert_eq!(
+            (buffer[(1 << 29) - 1], buffer[1 << 29], buffer[(1 << 30) - 1]),
+            (0, 1, 0)
+        );
     }
 }

@@ -92,6 +92,8 @@ impl KvCache {
     }
 
     /// Writes the keys and values (each kv_heads x head_dim) of one token to slot `slot` of block `block`.
+    /// Values beyond the range of f16 become infinite and make what attends to them not finite; nothing
+    /// that a later owner of the block attends to is affected.
     ///
     /// # Panics
     /// If an index or a length is outside the cache.

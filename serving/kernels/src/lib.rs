@@ -15,6 +15,7 @@ mod dequantize;
 mod isa;
 mod kv;
 mod lanes;
+mod layout;
 mod matmul;
 mod matrix;
 mod ops;

@@ -1,6 +1,6 @@
 //! Products of activations with packed weights. One barrier serves several matrices over the same
-//! activations. Threads own whole groups of 8 output rows, so the sum of an output never depends on
-//! the number of threads, and its order is fixed by the columns alone, so never on the other rows.
+//! activations. A thread computes whole groups of 8 output rows, so an output never depends on the
+//! number of threads, and its order is fixed by the columns alone, so never on the other rows.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -10,11 +10,17 @@ mod tests;
 
 use crate::activations::{Activations, QUAD};
 use crate::isa::Kind;
-use crate::matrix::{GROUP, Matrix};
+use crate::layout::GROUP;
+use crate::matrix::Matrix;
 use crate::pool::{OutRows, Pool};
 
 /// Tokens that go over the weights together: their activations stay in the second-level cache.
 const CHUNK: usize = 128;
+
+/// Multiply-adds that a thread takes at once: a few hundred nanoseconds.
+const PIECE: usize = 32 * 1024;
+/// Groups of a piece at most: more would share out small matrices unevenly.
+const PIECE_GROUPS: usize = 4;
 
 /// Eight outputs of one token.
 type Eight = [f32; GROUP];
@@ -38,23 +44,29 @@ impl Pool {
             .iter_mut()
             .map(|(matrix, out)| (*matrix, OutRows::new(out, matrix.rows)))
             .collect();
-        self.run(|thread| {
-            let mut results = [[0.0; GROUP]; CHUNK];
-            let mut panel = Panel::default();
-            for first in (0..tokens).step_by(CHUNK) {
-                let results = &mut results[..CHUNK.min(tokens - first)];
-                for (matrix, out) in &outputs {
-                    let groups = matrix.groups();
-                    for group in groups * thread / self.threads()..groups * (thread + 1) / self.threads() {
-                        self.multiply(matrix, group, activations, first, &mut panel, results);
-                        let lanes = GROUP.min(matrix.rows - group * GROUP);
-                        for (token, eight) in results.iter().enumerate() {
-                            // SAFETY: the ranges of the threads are disjoint, so this thread alone writes the
-                            // columns of this group.
-                            unsafe { out.write(first + token, group * GROUP, &eight[..lanes]) };
-                        }
+        let chunk = CHUNK.min(tokens);
+        let piece = (PIECE / (GROUP * activations.cols() * chunk)).clamp(1, PIECE_GROUPS);
+        let pieces = |matrix: &Matrix| matrix.groups().div_ceil(piece);
+        let per_chunk: usize = outputs.iter().map(|(matrix, _)| pieces(matrix)).sum();
+        let state = || (Panel::default(), [[0.0; GROUP]; CHUNK]);
+        self.for_each_index_with(tokens.div_ceil(CHUNK) * per_chunk, state, |(panel, results), index| {
+            let first = index / per_chunk * CHUNK;
+            let results = &mut results[..CHUNK.min(tokens - first)];
+            let mut rest = index % per_chunk;
+            for (matrix, out) in &outputs {
+                if rest >= pieces(matrix) {
+                    rest -= pieces(matrix);
+                    continue;
+                }
+                for group in rest * piece..((rest + 1) * piece).min(matrix.groups()) {
+                    self.multiply(matrix, group, activations, first, panel, results);
+                    let lanes = GROUP.min(matrix.rows - group * GROUP);
+                    for (token, eight) in results.iter().enumerate() {
+                        // SAFETY: an index is handed out once, and no other has this group and these tokens.
+                        unsafe { out.write(first + token, group * GROUP, &eight[..lanes]) };
                     }
                 }
+                return;
             }
         });
     }

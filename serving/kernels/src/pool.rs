@@ -1,10 +1,15 @@
 //! A pool of threads for steps of microseconds: the caller is one of the threads, a job is one
 //! barrier, workers spin for a bounded time and then sleep. An idle pool uses no processor time.
 //!
-//! A job borrows from its caller's stack, so `run` never returns, not even by a panic, before every
-//! worker has left the job.
+//! Each thread works through a fixed share of a job; who is done early takes from the shares of the
+//! others, so a worker that the system does not run delays nobody. A job borrows from its caller's
+//! stack, so it never returns, not even by a panic, before every worker that entered it has left.
+
+mod shares;
 
 use crate::isa::Isa;
+use shares::Chunks;
+pub(crate) use shares::OutRows;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -27,12 +32,11 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// The number of the current job; it grows when a job is there to be taken, and a worker takes each once.
+    /// The number of the current job, to be watched without a lock.
     epoch: AtomicU64,
-    /// The current job. Written only while no worker is in a job.
-    job: Mutex<Option<JobPointer>>,
-    /// Workers that have not finished the current job.
-    pending: AtomicUsize,
+    current: Mutex<Current>,
+    /// Workers that entered the current job and left it.
+    left: AtomicUsize,
     /// Set for as long as a job runs: a second one at the same time runs on its caller alone.
     busy: AtomicBool,
     /// Which workers sleep or are about to.
@@ -44,10 +48,22 @@ struct Shared {
     stop: AtomicBool,
 }
 
+/// The job that may be entered now.
+struct Current {
+    epoch: u64,
+    job: Option<JobPointer>,
+    /// Workers that entered it.
+    entered: usize,
+}
+
 #[derive(Clone, Copy)]
 struct JobPointer(Job);
-// SAFETY: the pointee is Sync, and `run` keeps it alive until the last worker is done with it.
+// SAFETY: the pointee is Sync, and `Pool::start` keeps it alive until every worker that took it has left.
 unsafe impl Send for JobPointer {}
+
+/// What of a thread's share is still to do; on a cache line of its own.
+#[repr(align(64))]
+struct Cursor(AtomicUsize);
 
 impl Pool {
     /// A pool of `threads` threads (at least one), the caller's included, with the best instructions
@@ -67,8 +83,12 @@ impl Pool {
         let count = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             epoch: AtomicU64::new(0),
-            job: Mutex::new(None),
-            pending: AtomicUsize::new(0),
+            current: Mutex::new(Current {
+                epoch: 0,
+                job: None,
+                entered: 0,
+            }),
+            left: AtomicUsize::new(0),
             busy: AtomicBool::new(false),
             asleep: (0..count).map(|_| AtomicBool::new(false)).collect(),
             caller: Mutex::new(None),
@@ -98,28 +118,8 @@ impl Pool {
         self.isa
     }
 
-    /// Calls `f` once for every number in `0..threads()`, at the same time, and returns when all are done.
-    /// Inside a job of this pool, or while another caller runs one, the calls come one after another.
-    ///
-    /// # Panics
-    /// With the panic of a call, after all have ended.
-    pub fn run(&self, f: impl Fn(usize) + Sync) {
-        if self.workers.is_empty() || self.shared.busy.swap(true, Ordering::Acquire) {
-            (0..self.threads()).for_each(f);
-            return;
-        }
-        let job: &(dyn Fn(usize) + Sync) = &f;
-        // SAFETY: only the lifetime changes. `Shared::run` returns when no worker holds the pointer any more.
-        let job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(job) };
-        let own = self.shared.run(JobPointer(job), &self.workers, || f(0));
-        let theirs = lock(&self.shared.panic).take();
-        self.shared.busy.store(false, Ordering::Release);
-        if let Some(panic) = own.err().or(theirs) {
-            resume_unwind(panic);
-        }
-    }
-
-    /// Calls `f` once for every index in `0..count`; a free thread takes the next index.
+    /// Calls `f` once for every index in `0..count`, in parallel, and returns when all are done. Inside a job of
+    /// this pool, or while another caller runs one, the calls come one after another.
     ///
     /// # Panics
     /// With the panic of a call, after all threads have stopped.
@@ -134,19 +134,40 @@ impl Pool {
         state: impl Fn() -> S + Sync,
         f: impl Fn(&mut S, usize) + Sync,
     ) {
-        let next = AtomicUsize::new(0);
-        let work = |_| {
+        let threads = self.threads();
+        let start = |share: usize| count * share / threads;
+        let cursors: Vec<Cursor> = (0..threads)
+            .map(|share| Cursor(AtomicUsize::new(start(share))))
+            .collect();
+        self.start(count, &|thread| {
             let mut own = None;
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
-                    return;
+            for share in (thread..threads).chain(0..thread) {
+                loop {
+                    let index = cursors[share].0.fetch_add(1, Ordering::Relaxed);
+                    if index >= start(share + 1) {
+                        break;
+                    }
+                    f(own.get_or_insert_with(&state), index);
                 }
-                f(own.get_or_insert_with(&state), index);
             }
-        };
+        });
+    }
+
+    /// Lets every thread that is free call `job` with its number, the caller as number 0. The job must be complete
+    /// when one thread has returned from it and those that began have too.
+    fn start(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
         // One item is not worth a barrier.
-        if count <= 1 { work(0) } else { self.run(work) }
+        if count <= 1 || self.workers.is_empty() || self.shared.busy.swap(true, Ordering::Acquire) {
+            return job(0);
+        }
+        // SAFETY: only the lifetime changes. `Shared::run` returns when no worker holds the pointer any more.
+        let erased = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(job) };
+        let own = self.shared.run(JobPointer(erased), &self.workers, || job(0));
+        let theirs = lock(&self.shared.panic).take();
+        self.shared.busy.store(false, Ordering::Release);
+        if let Some(panic) = own.err().or(theirs) {
+            resume_unwind(panic);
+        }
     }
 
     /// Cuts `data` into chunks of `chunk_len` (the last may be shorter) and calls `f` with each and its index.
@@ -183,7 +204,6 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches every panic of a job, so there is nothing to report here.
@@ -193,11 +213,18 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Publishes a job, does the caller's part and waits for the workers.
+    /// Publishes a job, does the caller's part, closes the job and waits for the workers that are in it.
     fn run(&self, job: JobPointer, workers: &[JoinHandle<()>], own: impl FnOnce()) -> std::thread::Result<()> {
-        *lock(&self.job) = Some(job);
-        self.pending.store(workers.len(), Ordering::SeqCst);
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        {
+            let mut current = lock(&self.current);
+            self.left.store(0, Ordering::SeqCst);
+            *current = Current {
+                epoch: current.epoch + 1,
+                job: Some(job),
+                entered: 0,
+            };
+            self.epoch.store(current.epoch, Ordering::SeqCst);
+        }
         for (worker, asleep) in workers.iter().zip(&self.asleep) {
             // A worker says that it sleeps before it looks at the epoch for the last time, so either it
             // sees the new epoch or this sees it asleep.
@@ -206,7 +233,12 @@ impl Shared {
             }
         }
         let result = catch_unwind(AssertUnwindSafe(own));
-        let done = || self.pending.load(Ordering::SeqCst) == 0;
+        let entered = {
+            let mut current = lock(&self.current);
+            current.job = None;
+            current.entered
+        };
+        let done = || self.left.load(Ordering::SeqCst) == entered;
         if !spin_until(done) {
             *lock(&self.caller) = Some(std::thread::current());
             while !done() {
@@ -214,15 +246,14 @@ impl Shared {
             }
             *lock(&self.caller) = None;
         }
-        *lock(&self.job) = None;
         result
     }
 
-    /// The life of worker `index`: take each job once, until the pool is dropped.
+    /// The life of worker `index`: enter each job that is still open, until the pool is dropped.
     fn work(&self, index: usize) {
         let mut seen = 0;
         loop {
-            let fresh = || self.epoch.load(Ordering::SeqCst) != seen;
+            let fresh = || self.epoch.load(Ordering::SeqCst) != seen || self.stop.load(Ordering::SeqCst);
             if !spin_until(fresh) {
                 self.asleep[index].store(true, Ordering::SeqCst);
                 while !fresh() {
@@ -233,19 +264,20 @@ impl Shared {
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            // The next job cannot start before this worker has finished this one, so there is only one to see.
-            seen = self.epoch.load(Ordering::SeqCst);
-            let job = *lock(&self.job);
-            if let Some(JobPointer(job)) = job {
-                // SAFETY: the caller waits in `run` until `pending` is 0, so the closure is alive; it is Sync.
-                let job = unsafe { &*job };
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(index + 1))) {
-                    lock(&self.panic).get_or_insert(panic);
-                }
+            let job = {
+                let mut current = lock(&self.current);
+                seen = current.epoch;
+                current.entered += usize::from(current.job.is_some());
+                current.job
+            };
+            let Some(JobPointer(job)) = job else { continue };
+            // SAFETY: this worker has entered, so the caller waits in `run` until it has left: the closure is alive.
+            let job = unsafe { &*job };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(index + 1))) {
+                lock(&self.panic).get_or_insert(panic);
             }
-            if self.pending.fetch_sub(1, Ordering::SeqCst) == 1
-                && let Some(caller) = &*lock(&self.caller)
-            {
+            self.left.fetch_add(1, Ordering::SeqCst);
+            if let Some(caller) = &*lock(&self.caller) {
                 caller.unpark();
             }
         }
@@ -275,108 +307,49 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A slice cut into chunks that may be taken out by several threads, each at most once.
-struct Chunks<T> {
-    start: *mut T,
-    len: usize,
-    chunk_len: usize,
-}
-
-impl<T> Chunks<T> {
-    fn new(data: &mut [T], chunk_len: usize) -> Chunks<T> {
-        assert!(chunk_len > 0, "chunks of no elements");
-        Chunks {
-            start: data.as_mut_ptr(),
-            len: data.len(),
-            chunk_len,
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.len.div_ceil(self.chunk_len)
-    }
-
-    /// # Safety
-    /// `index` is below `count()`, nobody else holds that chunk, and the slice outlives the use.
-    #[allow(clippy::mut_from_ref, reason = "the contract makes chunks disjoint")]
-    unsafe fn get(&self, index: usize) -> &mut [T] {
-        let from = index * self.chunk_len;
-        // SAFETY: the range is inside the slice, and exclusive by the contract above.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), self.chunk_len.min(self.len - from)) }
-    }
-}
-// SAFETY: sharing the chunks hands `&mut [T]` to other threads, which Send elements allow.
-unsafe impl<T: Send> Sync for Chunks<T> {}
-
-/// Rows of floats that several threads write, each its own columns.
-pub(crate) struct OutRows<'a> {
-    start: *mut f32,
-    len: usize,
-    width: usize,
-    borrow: std::marker::PhantomData<&'a mut [f32]>,
-}
-// SAFETY: the pointer is used only through `write`, whose contract keeps the threads apart.
-unsafe impl Sync for OutRows<'_> {}
-
-impl<'a> OutRows<'a> {
-    pub(crate) fn new(out: &'a mut [f32], width: usize) -> OutRows<'a> {
-        OutRows {
-            start: out.as_mut_ptr(),
-            len: out.len(),
-            width,
-            borrow: std::marker::PhantomData,
-        }
-    }
-
-    /// Writes `values` to row `row` from column `column` on.
-    ///
-    /// # Safety
-    /// No other thread accesses the same elements meanwhile.
-    pub(crate) unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
-        let at = row * self.width + column;
-        assert!(
-            column + values.len() <= self.width && at + values.len() <= self.len,
-            "output too short"
-        );
-        // SAFETY: the assertion keeps the range inside the slice, which stays borrowed; by the contract nobody
-        // else is there.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len()) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+
+    fn count_calls(pool: &Pool, count: usize) -> Vec<usize> {
+        let calls: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        pool.for_each_index(count, |i| {
+            calls[i].fetch_add(1, Ordering::Relaxed);
+        });
+        calls.into_iter().map(AtomicUsize::into_inner).collect()
+    }
 
     #[test]
-    fn every_thread_number_is_called_once_a_job() {
+    fn every_index_is_called_once_a_job() {
         for threads in [1, 2, 3, 5] {
             let pool = Pool::new(threads).unwrap();
-            let calls: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            for _ in 0..2000 {
-                pool.run(|i| {
-                    calls[i].fetch_add(1, Ordering::Relaxed);
-                });
+            for count in [0, 1, 2, 7, 64] {
+                for _ in 0..200 {
+                    assert!(
+                        count_calls(&pool, count).iter().all(|&calls| calls == 1),
+                        "{threads} threads"
+                    );
+                }
             }
-            assert!(
-                calls.iter().all(|c| c.load(Ordering::Relaxed) == 2000),
-                "{threads} threads"
-            );
         }
     }
 
     #[test]
-    fn sleeping_workers_wake_for_a_job() {
+    fn sleeping_workers_wake_and_all_threads_take_part() {
         let pool = Pool::new(3).unwrap();
         for _ in 0..20 {
             while !pool.shared.asleep.iter().all(|a| a.load(Ordering::SeqCst)) {
                 std::thread::yield_now();
             }
-            let sum = AtomicUsize::new(0);
-            pool.run(|i| {
-                sum.fetch_add(i + 1, Ordering::Relaxed);
+            // The barrier opens only when three threads hold an index each.
+            let (barrier, ids) = (Barrier::new(3), Mutex::new(HashSet::new()));
+            pool.for_each_index(3, |_| {
+                barrier.wait();
+                lock(&ids).insert(std::thread::current().id());
             });
-            assert_eq!(sum.into_inner(), 1 + 2 + 3);
+            assert_eq!(lock(&ids).len(), 3);
         }
     }
 
@@ -384,16 +357,18 @@ mod tests {
     fn a_panic_in_any_thread_reaches_the_caller_and_the_pool_lives_on() {
         let pool = Pool::new(3).unwrap();
         for bad in 0..3 {
+            let barrier = Barrier::new(3);
             let caught = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(|i| assert!(i != bad, "thread {bad} fails"))
+                pool.for_each_index(3, |i| {
+                    barrier.wait();
+                    assert!(i != bad, "index {bad} fails");
+                });
             }));
-            let text = caught.unwrap_err();
-            assert_eq!(text.downcast_ref::<String>().unwrap(), &format!("thread {bad} fails"));
-            let sum = AtomicUsize::new(0);
-            pool.run(|i| {
-                sum.fetch_add(i, Ordering::Relaxed);
-            });
-            assert_eq!(sum.into_inner(), 3);
+            assert_eq!(
+                caught.unwrap_err().downcast_ref::<String>().unwrap(),
+                &format!("index {bad} fails")
+            );
+            assert!(count_calls(&pool, 100).iter().all(|&calls| calls == 1));
         }
     }
 
@@ -401,30 +376,22 @@ mod tests {
     fn a_job_inside_a_job_runs_on_its_own_thread() {
         let pool = Pool::new(2).unwrap();
         let calls = AtomicUsize::new(0);
-        pool.run(|_| {
-            pool.run(|_| {
+        pool.for_each_index(2, |_| {
+            pool.for_each_index(3, |_| {
                 calls.fetch_add(1, Ordering::Relaxed);
-            })
+            });
         });
-        assert_eq!(calls.into_inner(), 4);
+        assert_eq!(calls.into_inner(), 6);
     }
 
     #[test]
     fn two_callers_at_once_both_finish() {
         let pool = Pool::new(2).unwrap();
-        let calls = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..2 {
-                scope.spawn(|| {
-                    (0..500).for_each(|_| {
-                        pool.run(|_| {
-                            calls.fetch_add(1, Ordering::Relaxed);
-                        })
-                    })
-                });
+                scope.spawn(|| (0..300).for_each(|_| assert_eq!(count_calls(&pool, 5), [1; 5])));
             }
         });
-        assert_eq!(calls.into_inner(), 2 * 500 * 2);
     }
 
     #[test]
@@ -438,5 +405,18 @@ mod tests {
             });
             assert!(data.iter().enumerate().all(|(i, &x)| x == i / 10 + 1));
         }
+    }
+
+    #[test]
+    fn chunk_pairs_go_together() {
+        let pool = Pool::new(2).unwrap();
+        let (mut a, mut b) = (vec![0; 7], vec![0; 20]);
+        pool.for_each_chunk_pair((&mut a, 2), (&mut b, 5), |index, a, b| {
+            assert_eq!((a.len(), b.len()), (if index == 3 { 1 } else { 2 }, 5));
+            a.fill(index);
+            b.fill(index);
+        });
+        assert_eq!(a, [0, 0, 1, 1, 2, 2, 3]);
+        assert_eq!(b[15..], [3; 5]);
     }
 }

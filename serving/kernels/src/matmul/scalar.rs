@@ -6,7 +6,8 @@
 use super::{Eight, quads};
 use crate::activations::{Activations, QUAD};
 use crate::blocks::{SUB, SubBlock};
-use crate::matrix::{GROUP, Matrix, Scales, quant, scales_of, tile_bytes};
+use crate::layout::{GROUP, Scales, quant, scales_of, tile_bytes};
+use crate::matrix::Matrix;
 use crate::tensor_type::TensorType;
 use half::{bf16, f16};
 

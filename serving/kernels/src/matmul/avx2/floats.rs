@@ -1,8 +1,9 @@
 //! Weights of float types: one fused multiply-add a column and token, even and odd columns summed apart.
 
 use crate::activations::{Activations, QUAD};
+use crate::layout::GROUP;
 use crate::matmul::{Eight, quads};
-use crate::matrix::{GROUP, Matrix};
+use crate::matrix::Matrix;
 use crate::tensor_type::TensorType;
 use std::arch::x86_64::*;
 

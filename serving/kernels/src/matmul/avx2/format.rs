@@ -1,7 +1,7 @@
 //! The quantised types as compile-time facts, so that each gets its own loop without branches.
 
 use crate::blocks::SubBlock;
-use crate::matrix::{Quants, Scales, quants_of, scales_of, tile_bytes};
+use crate::layout::{Quants, Scales, quants_of, scales_of, tile_bytes};
 use crate::tensor_type::TensorType;
 
 /// A quantised type.

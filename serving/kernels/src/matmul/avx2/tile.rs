@@ -3,13 +3,11 @@
 
 use super::format::Format;
 use crate::activations::Quad;
-use crate::matrix::{Quants, Scales, scale_bytes};
+use crate::layout::{Quants, SUPER, Scales, scale_bytes};
 use std::arch::x86_64::*;
 
 /// Vectors of a tile: four columns of eight rows each.
 const VECTORS: usize = 8;
-/// Tiles that share the f16 scales of a K format.
-const SUPER: usize = 8;
 
 /// An unpacked tile: a byte a quant.
 #[derive(Clone, Copy)]
