@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// A request for text. Absent fields take the server's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "a JSON object")]
 pub struct GenerateRequest {
     /// The served name; absent means the server's only model.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +158,10 @@ mod tests {
         assert_eq!(prompt("[1,2]"), Ok(Prompt::Tokens(vec![1, 2])));
         assert_eq!(prompt("[[1],[2]]"), Ok(Prompt::TokenLists(vec![vec![1], vec![2]])));
         for bad in ["[1,-2]", "[1,4294967296]", "[1.5]", "{}", "[1,\"a\"]", "true"] {
-            assert!(prompt(bad).unwrap_err().starts_with("expected a string, an array"), "{bad}");
+            assert!(
+                prompt(bad).unwrap_err().starts_with("expected a string, an array"),
+                "{bad}"
+            );
         }
     }
 
