@@ -43,26 +43,21 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Follows a submitted sequence of `prompt_tokens`, and waits until the engine has taken it.
-    pub async fn begin(
-        mut ticket: Ticket,
+    /// Follows a sequence of `prompt_tokens` that was just submitted.
+    pub fn new(
+        ticket: Ticket,
         tokenizer: Arc<Tokenizer>,
         metrics: Arc<Metrics>,
         stops: Vec<String>,
         prompt_tokens: usize,
         arrived: Instant,
-    ) -> Result<Self, ApiError> {
-        match ticket.next().await {
-            Some(Update::Admitted) => {}
-            Some(Update::Refused(error)) => return Err(refusal(error)),
-            other => return Err(lost(other.as_ref())),
-        }
+    ) -> Self {
         let text = TextAssembler::new(stops);
         let usage = Usage {
             prompt_tokens,
             ..Usage::default()
         };
-        Ok(Self {
+        Self {
             ticket,
             tokenizer,
             metrics,
@@ -71,7 +66,17 @@ impl Answer {
             last_token: None,
             usage,
             ended: false,
-        })
+        }
+    }
+
+    /// Waits until the engine has taken it; comes before `next`, so that a refusal can still have a status.
+    pub async fn admitted(&mut self) -> Result<(), ApiError> {
+        let error = match self.ticket.next().await {
+            Some(Update::Admitted) => return Ok(()),
+            Some(Update::Refused(error)) => refusal(error),
+            other => lost(other.as_ref()),
+        };
+        Err(self.fail(error))
     }
 
     /// The next piece, one for each token; `None` after the end.
@@ -79,7 +84,13 @@ impl Answer {
         if self.ended {
             return Ok(None);
         }
-        match self.ticket.next().await {
+        let mut update = self.ticket.next().await;
+        if let Some(Update::Started { cached_tokens, at }) = update {
+            self.usage.cached_tokens = cached_tokens;
+            self.metrics.started(at.saturating_duration_since(self.arrived));
+            update = self.ticket.next().await;
+        }
+        match update {
             Some(Update::Token { token, at }) => Ok(Some(self.token(token, at))),
             Some(Update::Finished { reason, usage, at }) => {
                 self.usage = usage;

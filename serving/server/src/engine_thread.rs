@@ -26,13 +26,20 @@ pub trait Backend {
     fn stats(&self) -> Stats;
 }
 
-/// What happens to a sequence, in order: `Admitted` or `Refused`; tokens; `Finished`.
+/// What happens to a sequence, in order: `Admitted` or `Refused`; `Started`; tokens; `Finished`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
     /// The engine has queued it.
     Admitted,
     /// The engine does not take it; nothing follows.
     Refused(AdmitError),
+    /// It is part of a step for the first time.
+    Started {
+        /// Prompt tokens that the prefix cache served.
+        cached_tokens: usize,
+        /// When this step began.
+        at: Instant,
+    },
     /// The next token.
     Token {
         /// Its id.
@@ -121,7 +128,7 @@ where
             Err(error) => return drop(report.send(Err(error))),
         };
         let (commands, received) = channel();
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(backend.stats()));
         let handle = EngineHandle {
             commands,
             permits: Arc::new(Semaphore::new(capacity.min(Semaphore::MAX_PERMITS))),
@@ -214,10 +221,10 @@ impl Drop for Ticket {
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(stats: Stats) -> Self {
         Self {
             started: Instant::now(),
-            stats: Mutex::default(),
+            stats: Mutex::new(Stats { running: 0, ..stats }),
             in_flight: AtomicUsize::new(0),
             last_progress: AtomicU64::new(0),
         }
@@ -252,10 +259,11 @@ impl<B: Backend> EngineLoop<B> {
         let mut events = Vec::new();
         while self.take_commands() {
             if self.backend.has_work() {
+                let begin = Instant::now();
                 self.backend.step(&mut events);
                 self.shared.progress();
-                let at = Instant::now();
-                events.drain(..).for_each(|event| self.dispatch(event, at));
+                let end = Instant::now();
+                events.drain(..).for_each(|event| self.dispatch(event, begin, end));
             }
             self.publish();
         }
@@ -294,16 +302,28 @@ impl<B: Backend> EngineLoop<B> {
                 }
             }
             Command::Cancel(id) => {
-                if self.live.remove(&id).is_some() {
+                if let Some(sequence) = self.live.remove(&id) {
                     self.backend.cancel(id);
                     self.shared.end();
+                    drop(sequence); // last, as its place is free from here on
                 }
             }
         }
     }
 
-    fn dispatch(&mut self, event: Event, at: Instant) {
+    fn dispatch(&mut self, event: Event, begin: Instant, at: Instant) {
         match event {
+            Event::Started { id, cached_tokens } => {
+                if let Some(sequence) = self.live.get(&id) {
+                    send(
+                        sequence,
+                        Update::Started {
+                            cached_tokens,
+                            at: begin,
+                        },
+                    );
+                }
+            }
             Event::Token { id, token } => {
                 if let Some(sequence) = self.live.get(&id) {
                     send(sequence, Update::Token { token, at });
@@ -370,6 +390,12 @@ mod tests {
             }
             self.steps += 1;
             for (request, done) in &mut self.queue {
+                if *done == 0 {
+                    events.push(Event::Started {
+                        id: request.id,
+                        cached_tokens: 0,
+                    });
+                }
                 *done += 1;
                 events.push(Event::Token {
                     id: request.id,
@@ -447,6 +473,10 @@ mod tests {
         let (engine, ended) = engine(1, None).await;
         let mut ticket = submit(&engine, &[7, 9], 2);
         assert_eq!(ticket.next().await, Some(Update::Admitted));
+        assert!(matches!(
+            ticket.next().await,
+            Some(Update::Started { cached_tokens: 0, .. })
+        ));
         for _ in 0..2 {
             assert!(matches!(ticket.next().await, Some(Update::Token { token: 9, .. })));
         }

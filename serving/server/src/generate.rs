@@ -112,7 +112,7 @@ async fn submit(
         model.context
     };
     let cache_salt = app.salt(settings.cache_salt.as_deref());
-    let mut tickets = Vec::with_capacity(prompts.len());
+    let mut answers = Vec::with_capacity(prompts.len());
     for prompt in prompts {
         let own = place.split(1).ok_or_else(|| ApiError::Internal {
             detail: "a place is missing".to_owned(),
@@ -126,12 +126,12 @@ async fn submit(
             ignore_eos: settings.ignore_eos,
             cache_salt,
         };
-        tickets.push((model.engine.submit(request, own), prompt_tokens));
-    }
-    let mut answers = Vec::with_capacity(tickets.len());
-    for (ticket, prompt_tokens) in tickets {
+        let ticket = model.engine.submit(request, own);
         let (tokenizer, metrics, stops) = (model.tokenizer.clone(), app.metrics.clone(), settings.stops.clone());
-        answers.push(Answer::begin(ticket, tokenizer, metrics, stops, prompt_tokens, arrived).await?);
+        answers.push(Answer::new(ticket, tokenizer, metrics, stops, prompt_tokens, arrived));
+    }
+    for answer in &mut answers {
+        answer.admitted().await?;
     }
     Ok(answers)
 }

@@ -57,6 +57,7 @@ pub struct Metrics {
     model: String,
     endings: Family<Labels<1>, Counter>,
     responses: Family<Labels<2>, Counter>,
+    queue_time: Histogram,
     first_token: Histogram,
     between_tokens: Histogram,
     whole_request: Histogram,
@@ -72,6 +73,7 @@ impl Metrics {
             model: model.to_owned(),
             endings: Family::default(),
             responses: Family::default(),
+            queue_time: Histogram::new(WHOLE_REQUEST),
             first_token: Histogram::new(FIRST_TOKEN),
             between_tokens: Histogram::new(BETWEEN_TOKENS),
             whole_request: Histogram::new(WHOLE_REQUEST),
@@ -92,6 +94,11 @@ impl Metrics {
             base(names::HTTP_RESPONSES),
             "Answers over HTTP, by route and status",
             metrics.responses.clone(),
+        );
+        labelled.register(
+            base(names::QUEUE_TIME),
+            "From arrival to the first step",
+            metrics.queue_time.clone(),
         );
         labelled.register(
             base(names::TIME_TO_FIRST_TOKEN),
@@ -153,6 +160,11 @@ impl Metrics {
     pub fn response(&self, route: &str, status: u16) {
         let labels = [("route", route.to_owned().into()), ("code", status.to_string().into())];
         self.responses.get_or_create(&labels).inc();
+    }
+
+    /// A sequence's first step began.
+    pub fn started(&self, after: Duration) {
+        self.queue_time.observe(after.as_secs_f64());
     }
 
     /// A sequence's first token came.
