@@ -2,6 +2,7 @@
 use crate::client::Connection;
 use crate::process::{Server, until};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn start_stream(server: &Server, max_tokens: u32) -> Connection {
     let mut stream = Connection::open(server.address);
@@ -80,4 +81,31 @@ fn a_second_signal_ends_the_process_at_once() {
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("second signal"), "{log}");
+}
+
+#[test]
+fn clients_that_keep_their_connections_busy_lose_no_request() {
+    let server = Server::start(&[]);
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let client = || {
+            let mut connection = Connection::open(server.address);
+            loop {
+                connection.post("/v1/completions", r#"{"prompt":"a","max_tokens":2}"#);
+                let (head, body) = connection.answer();
+                assert_eq!(head.status, 200, "{body}");
+                answered.fetch_add(1, Ordering::Relaxed);
+                if head.header("connection") == Some("close") {
+                    return;
+                }
+            }
+        };
+        for _ in 0..6 {
+            scope.spawn(client);
+        }
+        until("all are at it", || answered.load(Ordering::Relaxed) > 30);
+        server.terminate();
+        // Each client ends by an answer that tells it to go; a lost request panics in its thread.
+    });
+    assert_eq!(server.wait().0.code(), Some(0));
 }
