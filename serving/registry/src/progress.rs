@@ -72,6 +72,10 @@ impl Watch {
             let listener = TcpListener::bind(address)
                 .await
                 .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
+            let bound = listener
+                .local_addr()
+                .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
+            tracing::info!("progress at http://{bound}/progress");
             let shared = progress.clone();
             let router = Router::new().route("/progress", get(async move || Json(shared.report())));
             tasks.spawn(async move {
