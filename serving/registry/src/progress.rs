@@ -62,7 +62,10 @@ impl Progress {
 }
 
 /// Serves `GET /progress` (where an address is given) and writes the log lines, until dropped.
-pub struct Watch(#[allow(dead_code)] JoinSet<()>);
+pub struct Watch {
+    /// Dropping the set ends its tasks.
+    _tasks: JoinSet<()>,
+}
 
 impl Watch {
     /// Starts both; fails when the address cannot be bound.
@@ -85,7 +88,7 @@ impl Watch {
             });
         }
         tasks.spawn(log(progress.clone()));
-        Ok(Watch(tasks))
+        Ok(Watch { _tasks: tasks })
     }
 }
 
