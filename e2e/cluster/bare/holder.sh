@@ -17,7 +17,8 @@ mount --bind "$state" "$room/windlass/cluster"
 mount --bind "$bin" "$room/windlass/bin"
 mount --bind "$log" "$room/windlass/log"
 mount --bind "$state/$node/lib" "$room/windlass/lib"
-mount --move "$room" /run
+# (--no-mtab: libmount keeps notes in /run, and that is what moves.)
+mount --no-mtab --move "$room" /run
 mount --move /run/windlass/log /var/log
 mount --move /run/windlass/lib /var/lib
 

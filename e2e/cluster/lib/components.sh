@@ -44,7 +44,8 @@ build_component() { # NAME
     kubernetes)
       # Without these the API server calls itself v0.0.0, and clients misbehave.
       local version package=k8s.io/component-base/version
-      version=$(sed -n 's#^require k8s.io/kubernetes v##p' "$HERE/components/kubernetes/go.mod")
+      version=$(sed -n 's#^\(require\)\?[[:space:]]*k8s.io/kubernetes v##p' "$HERE/components/kubernetes/go.mod")
+      [[ $version =~ ^1\.[0-9]+\.[0-9]+$ ]] || fail "components/kubernetes/go.mod names no release of k8s.io/kubernetes: '$version'"
       local minor=${version#1.}
       go_build "$name" "$partial/kubernetes" . \
         "-X $package.gitVersion=v$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
