@@ -47,6 +47,7 @@ bare_up() {
   rm -rf "$LOGS"
   mkdir -p "$LOGS"
   claim_network
+  [ -z "${EGRESS:-}" ] || open_egress
   make_pki
   build_system_images
   local node
