@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -53,8 +53,7 @@ struct Shelf {
 }
 
 impl Hub {
-    /// Listens on the address of this machine that is a node's, too: pods reach their node.
-    /// `WINDLASS_HOST_ADDRESS` names another one where the cluster's nodes are elsewhere.
+    /// Listens where the nodes, and with them the pods, reach this machine.
     pub async fn start(client: &Client) -> Result<Self> {
         let listener = listen(client).await?;
         let address = listener.local_addr()?;
@@ -86,24 +85,26 @@ impl Drop for Hub {
     }
 }
 
+/// A socket on the address from which this machine reaches the nodes; the pods have the way back.
 async fn listen(client: &Client) -> Result<TcpListener> {
-    if let Ok(address) = std::env::var("WINDLASS_HOST_ADDRESS") {
-        let address: IpAddr = address.parse().context("WINDLASS_HOST_ADDRESS is no IP address")?;
-        return TcpListener::bind((address, 0))
-            .await
-            .with_context(|| format!("listening on {address}"));
-    }
-    for node in Api::<Node>::all(client.clone()).list(&ListParams::default()).await? {
-        let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-        for address in addresses.iter().filter(|address| address.type_ == "InternalIP") {
-            let address: IpAddr = address.address.parse().context("a node's address")?;
-            // Fails for nodes that are other machines.
-            if let Ok(listener) = TcpListener::bind((address, 0)).await {
-                return Ok(listener);
-            }
-        }
-    }
-    anyhow::bail!("no node's address is this machine's: set WINDLASS_HOST_ADDRESS to one that pods can reach")
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
+    let addresses = nodes
+        .items
+        .into_iter()
+        .filter_map(|node| node.status?.addresses)
+        .flatten();
+    let node = addresses
+        .into_iter()
+        .find(|address| address.type_ == "InternalIP")
+        .context("no node has an address")?;
+    let node: IpAddr = node.address.parse().context("a node's address")?;
+    // Connecting a datagram socket sends nothing; it asks the routes which address would be used.
+    let probe = UdpSocket::bind((if node.is_ipv4() { "0.0.0.0" } else { "::" }, 0)).await?;
+    probe.connect((node, 9)).await?;
+    let address = probe.local_addr()?.ip();
+    TcpListener::bind((address, 0))
+        .await
+        .with_context(|| format!("listening on {address}"))
 }
 
 async fn accept(listener: TcpListener, shelf: Arc<Shelf>) {

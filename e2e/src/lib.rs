@@ -8,8 +8,15 @@ pub mod fault;
 pub mod hub;
 pub mod inside;
 pub mod inventory;
+pub mod operator;
+mod run;
+pub mod snapshot;
 pub mod space;
 pub mod tiny;
 pub mod traffic;
 pub mod turnstile;
 pub mod until;
+
+pub use run::{OPERATOR_LABELS, installed, test};
+pub use space::Space;
+pub use turnstile::Needs;
