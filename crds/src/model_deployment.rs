@@ -1,0 +1,131 @@
+//! `ModelDeployment`: one model, served under one name by a number of equal pods.
+//!
+//! Every field is permanent once released. Optional fields stay absent when they are not given: the
+//! schema has no defaults, each field's description says what the API version does without it.
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+pub mod engine;
+pub mod model;
+pub mod placement;
+pub mod resources;
+pub mod status;
+
+use engine::Engine;
+use model::Model;
+use placement::Placement;
+use resources::Resources;
+use status::ModelDeploymentStatus;
+
+/// Serves one model behind an OpenAI-compatible endpoint.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "windlass.dev",
+    version = "v1alpha1",
+    kind = "ModelDeployment",
+    plural = "modeldeployments",
+    shortname = "wmd",
+    category = "windlass",
+    namespaced,
+    cel,
+    derive = "PartialEq",
+    status = "ModelDeploymentStatus",
+    doc = "A ModelDeployment serves one model behind an OpenAI-compatible endpoint.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label that begins with a letter and has at most 40 characters, because the names of its Service and pods are derived from it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.model.digest", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelDeploymentSpec {
+    /// Stops all pods and keeps everything else. Without it: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+
+    /// Which model is served.
+    pub model: Model,
+
+    /// What serves it. Without it: the Windlass engine with the model's own limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+
+    /// What each pod asks of its node. Without it: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
+    /// On which nodes the pods may run. Without it: on any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+
+    /// An existing ServiceAccount for the pods; its token is not mounted. Without it: one of the object's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub service_account_name: Option<String>,
+
+    /// Secrets with registry credentials for the images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub image_pull_secrets: Option<Vec<LocalReference>>,
+
+    /// Labels of the pods beside Windlass' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema_of_labels")]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('windlass.dev/') && !k.startsWith('app.kubernetes.io/'))")
+        .message("podLabels must not set windlass.dev/ or app.kubernetes.io/ keys, they belong to Windlass; choose another prefix"))]
+    pub pod_labels: Option<BTreeMap<String, String>>,
+
+    /// Annotations of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema_of_annotations")]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('windlass.dev/'))")
+        .message("podAnnotations must not set windlass.dev/ keys, they belong to Windlass; choose another prefix"))]
+    pub pod_annotations: Option<BTreeMap<String, String>>,
+
+    /// Number of pods. Without it: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1; set spec.suspend to true to stop all pods"))]
+    pub replicas: Option<i32>,
+
+    /// How a change reaches the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+}
+
+/// The name of an object in the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct LocalReference {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// How a change reaches the pods.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// For how long a new revision may stay unproven (fetching the model included) before it counts as
+    /// failed and the last good one returns. A duration such as `45m` or `1h30m`. Without it: 30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$')")
+        .message("progressDeadline must be a duration of hours, minutes and seconds, for example 45m or 1h30m"))]
+    pub progress_deadline: Option<String>,
+}
+
+fn schema_of_labels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    // 63 is the length of a label value.
+    schemars::json_schema!({"type": "object", "maxProperties": 32, "additionalProperties": {"type": "string", "maxLength": 63}})
+}
+
+fn schema_of_annotations(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "maxProperties": 32, "additionalProperties": {"type": "string", "maxLength": 4096}})
+}

@@ -1,0 +1,204 @@
+//! `spec.engine`: the program that serves the model, ours or one of the user's.
+use k8s_openapi::api::core::v1::EnvVar;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::LocalReference;
+use crate::quantity::Amount;
+
+/// What serves the model.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.runtime) && self.runtime == 'Custom') == has(self.custom)")
+        .message("custom goes with runtime: Custom; set both or neither"),
+    validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens))")
+        .message("contextLength, maxSequences and maxBatchTokens belong to the Windlass runtime; give a Custom runtime its own flags in custom.args")
+)]
+pub struct Engine {
+    /// The program. Without it: Windlass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+
+    /// The container of a Custom runtime. It finds the model file at `$WINDLASS_MODEL_PATH` and must
+    /// answer `POST /v1/completions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Custom>,
+
+    /// Longest prompt plus answer, in tokens. Without it: what the model was trained for, as far as memory allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 16_777_216))]
+    pub context_length: Option<i64>,
+
+    /// Requests that run at the same time in one pod. Without it: the engine decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_sequences: Option<i32>,
+
+    /// Tokens that one step of the engine may process. Without it: the engine decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub max_batch_tokens: Option<i64>,
+}
+
+/// The program that serves a model.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// The engine of Windlass.
+    Windlass,
+    /// A container image of the user's choice.
+    Custom,
+}
+
+/// The container of a Custom runtime.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))")
+        .message("each of custom.volumes needs a mountPath of its own"),
+    validation = Rule::new("!has(self.env) || self.env.all(e, !e.name.startsWith('WINDLASS_'))")
+        .message("custom.env must not set WINDLASS_ variables, they belong to Windlass")
+)]
+pub struct Custom {
+    /// The container image.
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+
+    /// Replaces the image's entry point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(max = 4096)))]
+    pub command: Option<Vec<String>>,
+
+    /// Arguments of the program; `$(WINDLASS_MODEL_PATH)` and `$(WINDLASS_SERVED_NAME)` are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128), inner(length(max = 4096)))]
+    pub args: Option<Vec<String>>,
+
+    /// Environment of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub env: Option<Vec<EnvVar>>,
+
+    /// The port on which the program serves HTTP. Without it: 8000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    #[x_kube(validation = Rule::new("self != 8081").message("port 8081 reports the model's download; choose another"))]
+    pub port: Option<i32>,
+
+    /// The path that answers 200 when the program can take requests. Without it: /health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^/[!-~]*$')").message("probePath must be a path that begins with /, for example /health"))]
+    pub probe_path: Option<String>,
+
+    /// More files for the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub volumes: Option<Vec<CustomVolume>>,
+
+    /// Size of the shared memory at /dev/shm. Without it: the container runtime's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<Amount>,
+
+    /// What the program needs beyond the restricted Pod Security profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<CustomSecurity>,
+}
+
+/// A volume and where the program finds it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(self.type == 'ConfigMap') == has(self.configMap) && (self.type == 'Secret') == has(self.secret) && (self.type == 'PersistentVolumeClaim') == has(self.persistentVolumeClaim) && (self.type == 'EmptyDir' || !has(self.emptyDir))")
+        .message("a volume has exactly the member that its type names: configMap, secret or persistentVolumeClaim (emptyDir may be left out)")
+)]
+pub struct CustomVolume {
+    /// Name of the volume.
+    #[schemars(length(min = 1, max = 40))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("a volume's name must be a DNS label, for example adapters"),
+        validation = Rule::new("!(self in ['models', 'tmp', 'shm'])").message("the volume names models, tmp and shm belong to Windlass; choose another")
+    )]
+    pub name: String,
+
+    /// Where the program finds it.
+    #[schemars(length(min = 2, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9._-]+)+$') && !self.contains('/..') && !self.matches('^/(models|tmp|dev|proc|sys)(/.*)?$')")
+        .message("mountPath must be an absolute path outside /models, /tmp, /dev, /proc and /sys"))]
+    pub mount_path: String,
+
+    /// Which member describes the volume.
+    #[serde(rename = "type")]
+    pub kind: VolumeKind,
+
+    /// An empty directory that lives as long as the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_dir: Option<EmptyDirectory>,
+
+    /// The files of a ConfigMap of this namespace, read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<LocalReference>,
+
+    /// The files of a Secret of this namespace, read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<LocalReference>,
+
+    /// A claim of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimReference>,
+}
+
+/// The kinds of volume that a Custom runtime may have; none of them reaches the node's own files.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeKind {
+    /// An empty directory that lives as long as the pod.
+    EmptyDir,
+    /// The files of a ConfigMap.
+    ConfigMap,
+    /// The files of a Secret.
+    Secret,
+    /// A claim.
+    PersistentVolumeClaim,
+}
+
+/// An empty directory that lives as long as the pod.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptyDirectory {
+    /// The pod is evicted when it grows beyond this. Without it: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_limit: Option<Amount>,
+}
+
+/// A claim of this namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimReference {
+    /// Name of the claim.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Mounts it read-only. Without it: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+}
+
+/// What a Custom runtime needs beyond the restricted profile: a user (0 is root) and a writable image.
+/// Capabilities stay dropped and privilege escalation stays off.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomSecurity {
+    /// Numeric user of the program; 0 is root. Without it: 65532.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub run_as_user: Option<i64>,
+    /// Numeric group of the program. Without it: 65532.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub run_as_group: Option<i64>,
+    /// Mounts the image read-only. Without it: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_root_filesystem: Option<bool>,
+}

@@ -1,0 +1,222 @@
+//! The rules that CEL cannot say: quantities and durations as numbers, and contradictions between
+//! distant fields. Pure; every problem comes as one sentence that begins with the field's path.
+use std::time::Duration;
+
+use crate::{
+    ModelDeploymentSpec,
+    model_deployment::engine::{Custom, VolumeKind},
+    quantity::Amount,
+    source::Source,
+};
+
+/// How long a new revision may stay unproven without `spec.rollout.progressDeadline`.
+pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// Below this no engine could start and be asked; above it nobody waits.
+const DEADLINE_RANGE: std::ops::RangeInclusive<u64> = 10..=7 * 24 * 3600;
+
+/// Every problem of a spec beyond what the schema refuses; empty when there is none.
+pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Err(error) = Source::parse(&spec.model.source) {
+        problems.push(format!("spec.model.source: {error}"));
+    }
+    if let Err(message) = progress_deadline(spec) {
+        problems.push(format!("spec.rollout.progressDeadline: {message}"));
+    }
+    if let Some(resources) = &spec.resources {
+        positive(&mut problems, "spec.resources.cpu", resources.cpu.as_ref());
+        positive(&mut problems, "spec.resources.memory", resources.memory.as_ref());
+        if let Some(accelerator) = &resources.accelerator {
+            positive(
+                &mut problems,
+                "spec.resources.accelerator.memory",
+                accelerator.memory.as_ref(),
+            );
+        }
+    }
+    if let Some(custom) = spec.engine.as_ref().and_then(|engine| engine.custom.as_ref()) {
+        custom_problems(&mut problems, custom);
+    }
+    for (field, map) in [
+        ("spec.podLabels", spec.pod_labels.as_ref()),
+        (
+            "spec.placement.nodeSelector",
+            spec.placement.as_ref().and_then(|p| p.node_selector.as_ref()),
+        ),
+    ] {
+        for (key, value) in map.into_iter().flatten() {
+            if !is_qualified_name(key) || !is_label_value(value) {
+                problems.push(format!("{field}: `{key}: {value}` is not a label; keys are [prefix/]name, values letters, digits, - _ and ."));
+            }
+        }
+    }
+    for key in spec.pod_annotations.iter().flat_map(|annotations| annotations.keys()) {
+        if !is_qualified_name(key) {
+            problems.push(format!(
+                "spec.podAnnotations: `{key}` is not an annotation key; use [prefix/]name"
+            ));
+        }
+    }
+    problems
+}
+
+/// The deadline for a new revision.
+///
+/// # Errors
+/// A sentence, when the text is no duration or out of range.
+pub fn progress_deadline(spec: &ModelDeploymentSpec) -> Result<Duration, String> {
+    let Some(text) = spec
+        .rollout
+        .as_ref()
+        .and_then(|rollout| rollout.progress_deadline.as_ref())
+    else {
+        return Ok(DEFAULT_PROGRESS_DEADLINE);
+    };
+    let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration such as 45m or 1h30m"))?;
+    if !DEADLINE_RANGE.contains(&duration.as_secs()) {
+        return Err(format!("`{text}` must lie between 10s and 168h"));
+    }
+    Ok(duration)
+}
+
+/// Hours, minutes and seconds, in this order, each at most once.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut seconds: u64 = 0;
+    let mut parts = 0;
+    for (unit, factor) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((number, after)) = rest.split_once(unit) {
+            if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+            rest = after;
+            parts += 1;
+        }
+    }
+    (parts > 0 && rest.is_empty()).then(|| Duration::from_secs(seconds))
+}
+
+fn positive(problems: &mut Vec<String>, field: &str, amount: Option<&Amount>) {
+    match amount.map(Amount::milli) {
+        None | Some(Ok(1..)) => {}
+        Some(Ok(_)) => problems.push(format!(
+            "{field}: must be more than zero; leave it out to ask for nothing"
+        )),
+        Some(Err(message)) => problems.push(format!("{field}: {message}")),
+    }
+}
+
+fn custom_problems(problems: &mut Vec<String>, custom: &Custom) {
+    const FIELD: &str = "spec.engine.custom";
+    positive(problems, &format!("{FIELD}.shmSize"), custom.shm_size.as_ref());
+    for (index, volume) in custom.volumes.iter().flatten().enumerate() {
+        if volume.kind == VolumeKind::EmptyDir {
+            let limit = volume
+                .empty_dir
+                .as_ref()
+                .and_then(|directory| directory.size_limit.as_ref());
+            positive(problems, &format!("{FIELD}.volumes[{index}].emptyDir.sizeLimit"), limit);
+        }
+    }
+    for variable in custom.env.iter().flatten() {
+        if variable.value.is_some() && variable.value_from.is_some() {
+            problems.push(format!(
+                "{FIELD}.env: {} has both value and valueFrom; keep one",
+                variable.name
+            ));
+        }
+    }
+}
+
+/// `[prefix/]name`, as keys of labels and annotations are.
+fn is_qualified_name(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let prefix_is_good = prefix.is_none_or(|prefix| {
+        !prefix.is_empty()
+            && prefix.len() <= 253
+            && prefix
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+    });
+    !name.is_empty() && is_label_value(name) && prefix_is_good
+}
+
+/// At most 63 letters, digits, `-`, `_` and `.`, the first and last of them letters or digits.
+fn is_label_value(value: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_none_or(|b| b.is_ascii_alphanumeric());
+    value.len() <= 63
+        && edge(value.bytes().next())
+        && edge(value.bytes().last())
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec(value: Value) -> ModelDeploymentSpec {
+        let mut spec = json!({"model": {"source": "hf://org/repo/model.gguf"}});
+        spec.as_object_mut()
+            .expect("object")
+            .extend(value.as_object().expect("object").clone());
+        serde_json::from_value(spec).expect("spec")
+    }
+
+    #[test]
+    fn a_minimal_spec_has_no_problem_and_the_default_deadline() {
+        let spec = spec(json!({}));
+        assert_eq!(problems(&spec), Vec::<String>::new());
+        assert_eq!(progress_deadline(&spec), Ok(DEFAULT_PROGRESS_DEADLINE));
+    }
+
+    #[test]
+    fn deadlines_are_read_and_bounded() {
+        for (text, seconds) in [("45m", 2700), ("1h30m", 5400), ("90s", 90), ("168h", 604_800)] {
+            let spec = spec(json!({"rollout": {"progressDeadline": text}}));
+            assert_eq!(progress_deadline(&spec), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "9s", "169h", "30", "m", "1m1h", "99999999999999999999h", "-5m"] {
+            let spec = spec(json!({"rollout": {"progressDeadline": text}}));
+            assert_eq!(problems(&spec).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_problem_begins_with_its_field() {
+        for (value, field) in [
+            (json!({"resources": {"cpu": "0"}}), "spec.resources.cpu:"),
+            (json!({"resources": {"memory": "-1Gi"}}), "spec.resources.memory:"),
+            (
+                json!({"resources": {"accelerator": {"resource": "nvidia.com/gpu", "memory": 0}}}),
+                "spec.resources.accelerator.memory:",
+            ),
+            (
+                json!({"engine": {"runtime": "Custom", "custom": {"image": "x", "shmSize": "x"}}}),
+                "spec.engine.custom.shmSize:",
+            ),
+            (
+                json!({"engine": {"runtime": "Custom", "custom": {"image": "x", "env": [{"name": "A", "value": "1",
+                    "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}}}),
+                "spec.engine.custom.env:",
+            ),
+            (json!({"podLabels": {"a b": "c"}}), "spec.podLabels:"),
+            (json!({"podAnnotations": {"/x": "c"}}), "spec.podAnnotations:"),
+            (
+                json!({"placement": {"nodeSelector": {"zone": "-"}}}),
+                "spec.placement.nodeSelector:",
+            ),
+            (json!({"model": {"source": "ftp://x"}}), "spec.model.source:"),
+        ] {
+            let problems = problems(&spec(value.clone()));
+            assert!(
+                matches!(problems.as_slice(), [problem] if problem.starts_with(field)),
+                "{value}: {problems:?}"
+            );
+        }
+    }
+}
