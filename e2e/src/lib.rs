@@ -8,6 +8,7 @@ pub mod fault;
 pub mod hub;
 pub mod inside;
 pub mod inventory;
+pub mod model;
 pub mod operator;
 mod run;
 pub mod snapshot;
