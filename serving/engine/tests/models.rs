@@ -1,5 +1,10 @@
 //! The engine on real models: against llama.cpp's answers (goldens/make.py), and against itself under
 //! every way of cutting the work into steps.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may stop at the first surprise, and has to find the models"
+)]
 use std::path::PathBuf;
 
 use serde_json::Value;

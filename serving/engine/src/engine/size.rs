@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn options_that_cannot_be_are_refused_by_name() {
-        let cases: [(&str, fn(&mut EngineOptions)); 6] = [
+        type Change = fn(&mut EngineOptions);
+        let cases: [(&str, Change); 6] = [
             ("--threads", |o| o.threads = 0),
             ("--max-sequences", |o| o.max_sequences = 0),
             ("--max-batch-tokens", |o| o.max_batch_tokens = 7),
