@@ -129,7 +129,7 @@ impl Engine {
             })?;
         let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
         let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
-        let weights = model::load(&gguf, &file, family, shape)?;
+        let weights = Weights::load(&gguf, &file, family, shape)?;
         // Now that their size is known: if the estimate was low, less is left for the cache.
         let sizes = if weights.bytes() > sizes.weights {
             decide(&shape, weights.bytes(), options)?

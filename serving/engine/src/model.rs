@@ -9,8 +9,6 @@ mod weights;
 pub use shape::Shape;
 pub use weights::{Projection, Weights, packed_bytes};
 
-use std::fs::File;
-
 use windlass_kernels::RopeStyle;
 
 use crate::load::gguf::{Gguf, GgufError};
@@ -40,9 +38,4 @@ pub fn family(gguf: &Gguf) -> Result<Family, GgufError> {
             format!("is `{name}`; this engine computes {}", known.join(" and ")),
         )
     })
-}
-
-/// Reads and packs all weights.
-pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Weights, GgufError> {
-    Weights::load(gguf, file, family, shape)
 }

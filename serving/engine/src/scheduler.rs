@@ -158,7 +158,8 @@ impl Scheduler {
     }
 
     fn admit(&mut self, plan: &mut Vec<Work>, budget: &mut usize) {
-        if self.waiting.is_empty() || *budget == 0 {
+        // Before the set below is built: with every place taken this is the common case, in each step.
+        if self.waiting.is_empty() || *budget == 0 || self.running.len() >= self.limits.sequences {
             return;
         }
         let mut underway = self.prefixes_underway();

@@ -64,7 +64,7 @@ pub fn packed_bytes(gguf: &Gguf) -> u64 {
 
 impl Weights {
     /// Reads and packs all weights.
-    pub(super) fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Self, GgufError> {
+    pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Self, GgufError> {
         let mut reader = Reader {
             gguf,
             file,
