@@ -25,10 +25,8 @@ up: requirements ## a running cluster with a model in it that answers (first tim
 down: ## what `make up` started away again
 	$(CLUSTER_SCRIPT) down --name up
 
-test: models ## everything that CI checks: format, lints, unit, golden and process tests
-	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- --deny warnings
-	cargo test --locked
+test: requirements ## everything that CI checks, cluster tests included, with a summary
+	e2e/check
 
 fmt: ## format the sources
 	cargo fmt --all
@@ -36,10 +34,10 @@ fmt: ## format the sources
 lint: ## formatting, clippy and shellcheck, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
-	shellcheck --external-sources $(SCRIPTS)
+	shellcheck $(SCRIPTS)
 
 deny: $(DENY) ## licences, sources, and the arrows between our crates
-	$(DENY) --locked --all-features check --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked --all-features check --hide-inclusion-graph --allow unused-wrapper bans licenses sources
 
 advisories: $(DENY) ## known vulnerabilities in dependencies (fetches the advisory database)
 	$(DENY) check advisories
