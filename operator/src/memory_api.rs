@@ -35,7 +35,7 @@ struct State {
     counter: u64,
     outage: Option<Outage>,
     webhook: Option<Webhook>,
-    /// Deletions whose path contains the text are answered with 403.
+    /// Writes whose path contains the text are answered with 403.
     forbidden: Option<&'static str>,
 }
 
@@ -57,6 +57,11 @@ impl MemoryApi {
     /// The writes since the last call, as `verb path`.
     pub fn take_writes(&self) -> Vec<String> {
         std::mem::take(&mut self.state().writes)
+    }
+
+    /// The number of writes since the last `take_writes` or `fail`.
+    pub fn writes(&self) -> usize {
+        self.state().writes.len()
     }
 
     /// The reasons of the events since the last call.

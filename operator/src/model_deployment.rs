@@ -20,6 +20,8 @@ use crate::{apply::Error as WriteError, context::Context, names};
 pub mod apply;
 pub mod build;
 pub mod fetch;
+#[cfg(test)]
+mod fixtures;
 pub mod pod;
 pub mod prove;
 pub mod report;
@@ -291,3 +293,6 @@ fn next_look(status: &ModelDeploymentStatus, plan: &rollout::Plan, now: Timestam
         .map(|deadline| deadline.duration_since(now).unsigned_abs() + Duration::from_secs(1));
     until_deadline.map_or(look, |until| look.min(until))
 }
+
+#[cfg(test)]
+mod tests;
