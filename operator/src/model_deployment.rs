@@ -21,7 +21,7 @@ pub mod apply;
 pub mod build;
 pub mod fetch;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod pod;
 pub mod prove;
 pub mod report;

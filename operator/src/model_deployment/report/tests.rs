@@ -109,13 +109,11 @@ fn waiting(reason: &str, message: &str) -> Vec<Pod> {
     ))
 }
 
-/// Name, situation, reason of Ready, and another condition with status and reason.
-fn cases() -> Vec<(
-    &'static str,
-    Case,
-    &'static str,
-    (&'static str, &'static str, &'static str),
-)> {
+/// A condition, its status and its reason.
+type Expectation = (&'static str, &'static str, &'static str);
+
+/// Name, situation, reason of Ready, and another condition.
+fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
     let running = json!({"running": {}});
     let crash_loop = json!({"waiting": {"reason": "CrashLoopBackOff"}});
     let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
