@@ -76,16 +76,18 @@ pub fn report(situation: &Situation) -> ModelDeploymentStatus {
         url: situation.conflict.is_none().then(|| build::service::url(owner)),
         revision: Some(RevisionStatus {
             current: Some(plan.wanted.id.clone()),
-            ready: plan
-                .revisions
-                .iter()
-                .map(|revision| &revision.id)
-                .find(|id| pods.iter().any(|pod| pod::runs(pod, id) && pod::is_ready(pod)))
-                .cloned(),
+            ready: serving_revision(plan, pods),
             last_good: plan.last_good.clone(),
             render_outdated: Some(plan.render_outdated),
         }),
     }
+}
+
+/// The newest proven revision with a pod that takes requests.
+fn serving_revision(plan: &Plan, pods: &[Pod]) -> Option<String> {
+    let serves = |id: &str| pods.iter().any(|pod| pod::runs(pod, id) && pod::is_ready(pod));
+    let proven = plan.revisions.iter().filter(|revision| revision.is_proven());
+    proven.map(|revision| revision.id.clone()).find(|id| serves(id))
 }
 
 /// The status of an object that cannot be built; its children stay as they are, and so does what is

@@ -1,0 +1,179 @@
+//! The load generator of the rollout tests; it runs in the client pod. Takes an `Order` as its argument, marks
+//! from stdin, ends with stdin, and prints a `Report`. It hides nothing: no retry, no status but 200 is well;
+//! only a kept connection that the server closed between two requests is opened again, as any client would.
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use windlass_e2e::traffic::{Order, Report};
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Shared by all clients.
+struct Run {
+    order: Order,
+    started: Instant,
+    report: Mutex<Report>,
+    /// Marks so far; `None` once no new request may start.
+    marks: watch::Sender<Option<usize>>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let order = std::env::args().nth(1).context("usage: traffic ORDER-AS-JSON")?;
+    let order: Order = serde_json::from_str(&order).context("the order")?;
+    let run = Arc::new(Run {
+        order,
+        started: Instant::now(),
+        report: Mutex::default(),
+        marks: watch::Sender::new(Some(0)),
+    });
+    let mut clients = JoinSet::new();
+    for _ in 0..run.order.fresh {
+        clients.spawn(fresh(run.clone()));
+    }
+    for _ in 0..run.order.kept {
+        clients.spawn(kept(run.clone()));
+    }
+    for _ in 0..run.order.streams {
+        clients.spawn(streams(run.clone()));
+    }
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while lines.next_line().await?.is_some() {
+        run.marks.send_modify(|marks| *marks = marks.map(|count| count + 1));
+    }
+    run.marks.send_replace(None);
+    while let Some(client) = clients.join_next().await {
+        client?;
+    }
+    let report = locked(&run.report).clone();
+    // The report is the program's answer.
+    #[allow(clippy::print_stdout)]
+    {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(())
+}
+
+impl Run {
+    fn goes_on(&self) -> bool {
+        self.marks.borrow().is_some()
+    }
+}
+
+async fn fresh(run: Arc<Run>) {
+    while run.goes_on() {
+        let outcome = async {
+            let mut sender = connect(&run.order).await?;
+            whole(sender.send_request(request(&run.order, &run.order.short)?).await?).await
+        };
+        let outcome = outcome.await.map_err(|error| format!("{error:#}"));
+        locked(&run.report).fresh.count(outcome, run.started.elapsed());
+    }
+}
+
+async fn kept(run: Arc<Run>) {
+    let mut connection: Option<Sender> = None;
+    while run.goes_on() {
+        let outcome = kept_request(&run, &mut connection)
+            .await
+            .map_err(|error| format!("{error:#}"));
+        if outcome.is_err() {
+            connection = None;
+        }
+        locked(&run.report).kept.count(outcome, run.started.elapsed());
+    }
+}
+
+async fn kept_request(run: &Run, connection: &mut Option<Sender>) -> Result<()> {
+    let closed = match connection {
+        Some(sender) => sender.ready().await.is_err(),
+        None => true,
+    };
+    if closed {
+        if connection.is_some() {
+            locked(&run.report).reconnects += 1;
+        }
+        *connection = Some(connect(&run.order).await?);
+    }
+    let sender = connection.as_mut().context("no connection")?;
+    whole(sender.send_request(request(&run.order, &run.order.short)?).await?).await
+}
+
+async fn streams(run: Arc<Run>) {
+    while run.goes_on() {
+        let marks_before = *run.marks.borrow();
+        let outcome = async {
+            let mut sender = connect(&run.order).await?;
+            streamed(sender.send_request(request(&run.order, &run.order.long)?).await?).await
+        };
+        let outcome = outcome.await.map_err(|error| format!("{error:#}"));
+        let spanned = outcome.is_ok() && run.marks.borrow().is_some_and(|marks| Some(marks) != marks_before);
+        let mut report = locked(&run.report);
+        report.streams_across_a_mark += usize::from(spanned);
+        report.streams.count(outcome, run.started.elapsed());
+    }
+}
+
+async fn connect(order: &Order) -> Result<Sender> {
+    let socket = TcpStream::connect(&order.authority).await.context("connecting")?;
+    let (sender, connection) = handshake(TokioIo::new(socket)).await.context("handshake")?;
+    // The request on this connection reports its errors.
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(sender)
+}
+
+fn request(order: &Order, body: &Value) -> Result<Request<Full<Bytes>>> {
+    let request = Request::post(&order.path)
+        .header("host", &order.authority)
+        .header("content-type", "application/json");
+    Ok(request.body(Full::new(Bytes::from(body.to_string())))?)
+}
+
+async fn whole(response: Response<Incoming>) -> Result<()> {
+    let status = response.status();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .context("reading the answer")?
+        .to_bytes();
+    if status != StatusCode::OK {
+        bail!("status {status}: {}", String::from_utf8_lossy(&body));
+    }
+    serde_json::from_slice::<Value>(&body).context("the answer is not JSON")?;
+    Ok(())
+}
+
+async fn streamed(response: Response<Incoming>) -> Result<()> {
+    let status = response.status();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .context("the stream broke")?
+        .to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    if status != StatusCode::OK {
+        bail!("status {status}: {text}");
+    }
+    if !text.trim_end().ends_with("data: [DONE]") {
+        bail!("the stream ended without [DONE]: {:?}", text.lines().last());
+    }
+    Ok(())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,126 @@
+//! What the tests are told by their surroundings, read in this one place. `make test` sets all of it;
+//! whoever starts the tests in another way is told what is missing.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The surroundings of a test run.
+#[derive(Debug, Clone)]
+pub struct Env {
+    /// A kubeconfig with the rights of an administrator.
+    pub kubeconfig: PathBuf,
+    /// The API server's audit log, one JSON event a line.
+    pub audit_log: PathBuf,
+    /// Names of images by what they are (`server`, `registry`, `hub`, `client`, …).
+    pub images: BTreeMap<String, String>,
+    /// Folder for the statuses that the kstatus program judges.
+    pub status_dir: PathBuf,
+    /// The operator's executable, for tests that start processes of their own.
+    pub operator: PathBuf,
+    /// The load generator's executable, which goes into the client pod.
+    pub traffic: PathBuf,
+    /// The script that made the cluster, for tests that take a node away; absent with a given cluster.
+    pub cluster: Option<PathBuf>,
+    /// Folder for evidence of failed tests, `target/e2e`.
+    pub evidence: PathBuf,
+    /// True to leave namespaces of failed tests in the cluster.
+    pub keep: bool,
+}
+
+impl Env {
+    /// Reads the environment. Fails with all that is missing at once.
+    pub fn read() -> Result<Self> {
+        Self::from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut missing = Vec::new();
+        let mut path = |name: &'static str| {
+            variable(name).map(PathBuf::from).unwrap_or_else(|| {
+                missing.push(name);
+                PathBuf::new()
+            })
+        };
+        let kubeconfig = path("KUBECONFIG");
+        let audit_log = path("WINDLASS_AUDIT_LOG");
+        let images_file = path("WINDLASS_IMAGES");
+        if !missing.is_empty() {
+            bail!(
+                "{} not set: the cluster tests are started by `make test`",
+                missing.join(", ")
+            );
+        }
+        let target = target_dir();
+        let or = |name: &str, default: PathBuf| variable(name).map(PathBuf::from).unwrap_or(default);
+        Ok(Self {
+            kubeconfig,
+            audit_log,
+            images: read_images(&images_file)?,
+            status_dir: or("WINDLASS_STATUS_DIR", target.join("e2e/statuses")),
+            operator: or("WINDLASS_OPERATOR", target.join("debug/windlass-operator")),
+            traffic: or("WINDLASS_TRAFFIC", target.join("debug/traffic")),
+            cluster: variable("WINDLASS_CLUSTER").map(PathBuf::from),
+            evidence: target.join("e2e"),
+            keep: variable("WINDLASS_KEEP").is_some(),
+        })
+    }
+
+    /// The reference of an image.
+    pub fn image(&self, name: &str) -> Result<&str> {
+        let known = || self.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        self.images
+            .get(name)
+            .map(String::as_str)
+            .with_context(|| format!("no image {name:?} in WINDLASS_IMAGES (it has: {})", known()))
+    }
+}
+
+/// The workspace's target folder.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| workspace().join("target"))
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+fn read_images(file: &Path) -> Result<BTreeMap<String, String>> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("reading the images' names from {}", file.display()))?;
+    let images: BTreeMap<String, Image> =
+        serde_json::from_str(&text).with_context(|| format!("{} lists no images", file.display()))?;
+    Ok(images
+        .into_iter()
+        .map(|(name, image)| (name, image.reference))
+        .collect())
+}
+
+/// One line of `images.json`, as `deploy/images/build` writes it.
+#[derive(serde::Deserialize)]
+struct Image {
+    #[serde(rename = "ref")]
+    reference: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_variables_are_all_named_together_with_the_way_to_set_them() {
+        let error = Env::from(|name| (name == "KUBECONFIG").then(|| "k".into()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("WINDLASS_AUDIT_LOG") && error.contains("WINDLASS_IMAGES"),
+            "{error}"
+        );
+        assert!(error.contains("make test") && !error.contains("KUBECONFIG"), "{error}");
+    }
+}

@@ -1,0 +1,274 @@
+//! Real operator processes of the test's own, each for the test's namespace alone, with the rights that the
+//! chart grants and nothing more, and with a fault proxy between it and the API server.
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command as BlockingCommand, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::Api;
+use kube::api::DeleteParams;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+
+use crate::env::workspace;
+use crate::fault::Proxy;
+use crate::space::Space;
+use crate::until::until_some;
+
+/// How an operator process is started.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Tells operators of one test apart: it names the user in the audit log and the holder of the lease.
+    pub name: String,
+    /// Where `hf://` sources are fetched.
+    pub hub_url: String,
+    /// The engine's image.
+    pub server_image: String,
+    /// More arguments of `run`.
+    pub arguments: Vec<String>,
+    /// More environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// An operator process with its proxy. Dropping it kills the process.
+pub struct Operator {
+    settings: Settings,
+    /// As whom it writes.
+    pub user: String,
+    /// Between it and the API server.
+    pub proxy: Proxy,
+    namespace: String,
+    registry_image: String,
+    executable: PathBuf,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    process: Arc<Mutex<Option<Child>>>,
+}
+
+impl Settings {
+    /// The settings of an operator that the chart would install, but for its hub.
+    pub fn new(space: &Space, hub_url: impl Into<String>) -> Result<Self> {
+        Ok(Self {
+            name: "first".into(),
+            hub_url: hub_url.into(),
+            server_image: space.env.image("server")?.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        })
+    }
+}
+
+impl Operator {
+    /// Grants the chart's rights, makes a proxy, and starts the process.
+    pub async fn start(space: &Space, settings: Settings) -> Result<Self> {
+        let operator = Self::prepare(space, settings).await?;
+        operator.launch()?;
+        Ok(operator)
+    }
+
+    /// Everything but the process, so that faults can be planned before it runs.
+    pub async fn prepare(space: &Space, settings: Settings) -> Result<Self> {
+        let user = grant(space, &settings.name).await?;
+        let proxy = Proxy::start(space.client.clone(), Some(user.clone())).await?;
+        let process: Arc<Mutex<Option<Child>>> = Arc::default();
+        let killed = process.clone();
+        proxy.set_kill(move || {
+            if let Some(child) = locked(&killed).as_mut() {
+                // SIGKILL; fails only where it is dead already.
+                child.start_kill().ok();
+            }
+        });
+        let kubeconfig = space.folder.join(format!("kubeconfig-{}.yaml", settings.name));
+        fs::write(&kubeconfig, kubeconfig_text(&proxy.url()))?;
+        Ok(Self {
+            user,
+            proxy,
+            namespace: space.namespace.clone(),
+            registry_image: space.env.image("registry")?.into(),
+            executable: space.env.operator.clone(),
+            kubeconfig,
+            log: space.folder.join(format!("operator-{}.log", settings.name)),
+            process,
+            settings,
+        })
+    }
+
+    /// Starts the process. Its log continues that of an earlier one.
+    pub fn launch(&self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.executable);
+        command
+            .arg("run")
+            .args([
+                "--server-image",
+                &self.settings.server_image,
+                "--registry-image",
+                &self.registry_image,
+            ])
+            .args(["--hub-url", &self.settings.hub_url, "--namespace", &self.namespace])
+            .args(["--metrics-listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
+            .args(&self.settings.arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("POD_NAMESPACE", &self.namespace)
+            .env("POD_NAME", format!("operator-{}", self.settings.name))
+            .env("RUST_LOG", "info,windlass_operator=debug")
+            .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
+        let child = command.spawn().with_context(|| {
+            format!(
+                "starting {}: `cargo build -p windlass-operator` makes it",
+                self.executable.display()
+            )
+        })?;
+        *locked(&self.process) = Some(child);
+        Ok(())
+    }
+
+    /// Kills the process, as a lost node would, and waits until it is gone.
+    pub async fn kill(&self) -> Result<()> {
+        if let Some(child) = locked(&self.process).as_mut() {
+            child.start_kill().ok();
+        }
+        self.await_end(Duration::from_secs(10)).await
+    }
+
+    /// Asks the process to end, as a kubelet does, and waits until it has; fails unless it ends well.
+    pub async fn stop(&self) -> Result<()> {
+        self.signal("TERM")?;
+        self.await_end(Duration::from_secs(20)).await?;
+        let status = locked(&self.process)
+            .take()
+            .and_then(|mut child| child.try_wait().ok().flatten());
+        ensure!(
+            status.is_some_and(|status| status.success()),
+            "the operator ended with {status:?} on SIGTERM"
+        );
+        Ok(())
+    }
+
+    /// Stops it in its tracks, as a node does that hangs.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    /// True while the process lives.
+    pub fn runs(&self) -> Result<bool> {
+        Ok(match locked(&self.process).as_mut() {
+            Some(child) => child.try_wait()?.is_none(),
+            None => false,
+        })
+    }
+
+    /// Returns once the process has ended, however it came to that.
+    pub async fn await_end(&self, within: Duration) -> Result<()> {
+        until_some("the operator process to end", within, async || {
+            Ok((!self.runs()?).then_some(()))
+        })
+        .await
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
+    }
+
+    /// Returns once it has logged a line that contains `text`.
+    pub async fn await_log(&self, text: &str, within: Duration) -> Result<()> {
+        let what = format!("the operator to log {text:?}");
+        until_some(&what, within, async || Ok(self.log()?.contains(text).then_some(()))).await
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let id = locked(&self.process)
+            .as_ref()
+            .and_then(Child::id)
+            .context("the operator does not run")?;
+        // The shell's own `kill` needs no package.
+        let status = BlockingCommand::new("sh")
+            .args(["-c", &format!("kill -{signal} {id}")])
+            .status()?;
+        ensure!(status.success(), "kill -{signal} {id}: {status}");
+        Ok(())
+    }
+}
+
+/// Applies the rights that the chart gives an operator of this namespace; returns the user who has them.
+async fn grant(space: &Space, name: &str) -> Result<String> {
+    let namespace = &space.namespace;
+    let chart = workspace().join("charts/windlass");
+    let output = Command::new("helm")
+        .args(["template", name])
+        .arg(&chart)
+        .args([
+            "--namespace",
+            namespace,
+            "--set",
+            &format!("watchNamespaces={{{namespace}}}"),
+        ])
+        .args(["--show-only", "templates/operator-rbac.yaml"])
+        .output()
+        .await
+        .context("running helm: is it on the PATH?")?;
+    ensure!(
+        output.status.success(),
+        "helm template: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut apply = Command::new("kubectl")
+        .env("KUBECONFIG", &space.env.kubeconfig)
+        .args(["apply", "--server-side", "--filename", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = apply.stdin.take().context("kubectl has no stdin")?;
+    stdin.write_all(&output.stdout).await?;
+    drop(stdin);
+    let applied = apply.wait_with_output().await?;
+    ensure!(
+        applied.status.success(),
+        "granting the chart's rights: {}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    Ok(format!("system:serviceaccount:{namespace}:{name}-operator"))
+}
+
+/// Takes back what `grant` made outside of the namespace.
+pub(crate) async fn revoke(space: &Space) -> Result<()> {
+    let ours = |name: &str| name.ends_with(&format!("-operator:{}", space.namespace));
+    let roles: Api<ClusterRole> = Api::all(space.client.clone());
+    for role in roles.list(&Default::default()).await? {
+        if let Some(name) = role.metadata.name.filter(|name| ours(name)) {
+            roles.delete(&name, &DeleteParams::default()).await?;
+        }
+    }
+    let bindings: Api<ClusterRoleBinding> = Api::all(space.client.clone());
+    for binding in bindings.list(&Default::default()).await? {
+        if let Some(name) = binding.metadata.name.filter(|name| ours(name)) {
+            bindings.delete(&name, &DeleteParams::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn kubeconfig_text(server: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: proxy\nclusters: [{{name: proxy, cluster: {{server: \"{server}\"}}}}]\n\
+         contexts: [{{name: proxy, context: {{cluster: proxy, user: proxy}}}}]\nusers: [{{name: proxy, user: {{}}}}]\n"
+    )
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
