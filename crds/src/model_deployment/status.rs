@@ -114,7 +114,7 @@ pub struct RevisionStatus {
     /// The revision that the spec asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// The newest revision with a pod that takes requests.
+    /// The newest revision that has answered a request and has a pod that takes more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// The newest revision that has answered a request; a failed one gives way to it.

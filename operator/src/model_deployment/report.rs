@@ -36,6 +36,8 @@ pub struct Situation<'a> {
     pub progress: Option<&'a FetchReport>,
     /// Objects of somebody else that have the name of a child.
     pub conflict: Option<&'a str>,
+    /// What the API server said about a child that it refuses.
+    pub refusal: Option<&'a str>,
     pub schema_skew: Option<&'a str>,
     pub now: Timestamp,
 }
@@ -74,16 +76,18 @@ pub fn report(situation: &Situation) -> ModelDeploymentStatus {
         url: situation.conflict.is_none().then(|| build::service::url(owner)),
         revision: Some(RevisionStatus {
             current: Some(plan.wanted.id.clone()),
-            ready: plan
-                .revisions
-                .iter()
-                .map(|revision| &revision.id)
-                .find(|id| pods.iter().any(|pod| pod::runs(pod, id) && pod::is_ready(pod)))
-                .cloned(),
+            ready: serving_revision(plan, pods),
             last_good: plan.last_good.clone(),
             render_outdated: Some(plan.render_outdated),
         }),
     }
+}
+
+/// The newest proven revision with a pod that takes requests.
+fn serving_revision(plan: &Plan, pods: &[Pod]) -> Option<String> {
+    let serves = |id: &str| pods.iter().any(|pod| pod::runs(pod, id) && pod::is_ready(pod));
+    let proven = plan.revisions.iter().filter(|revision| revision.is_proven());
+    proven.map(|revision| revision.id.clone()).find(|id| serves(id))
 }
 
 /// The status of an object that cannot be built; its children stay as they are, and so does what is
@@ -161,7 +165,8 @@ pub fn edges(previous: &ModelDeploymentStatus, next: &ModelDeploymentStatus) -> 
         }
         let is_good =
             [condition::READY, condition::MODEL_VERIFIED].contains(&now.type_.as_str()) && now.status == "True";
-        let is_bad = now.status == "False" && reason::is_problem(&now.reason);
+        let is_abnormal = [condition::RECONCILING, condition::STALLED].contains(&now.type_.as_str());
+        let is_bad = now.status == if is_abnormal { "True" } else { "False" } && reason::is_problem(&now.reason);
         if !(is_good || is_bad) || edges.iter().any(|edge| edge.reason == now.reason) {
             continue;
         }

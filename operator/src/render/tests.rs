@@ -1,1 +1,185 @@
-//! Placeholder.
+//! What is rendered: against goldens, against the restricted Pod Security profile, and field by field
+//! against the CRD's schema.
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::*;
+use crate::model_deployment::fixtures::config;
+
+mod campaign;
+
+const FIXTURES: [&str; 5] = ["minimal", "gpu", "claim", "custom", "everything"];
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn fixture(name: &str) -> Value {
+    let text = std::fs::read_to_string(path(&format!("{name}.yaml"))).expect("fixture");
+    serde_saphyr::from_str(&text).expect("YAML")
+}
+
+fn rendered(name: &str) -> Vec<Value> {
+    children(fixture(name), &config()).expect("rendered")
+}
+
+fn pod_spec(children: &[Value]) -> Value {
+    let deployment = children
+        .iter()
+        .find(|child| child["kind"] == "Deployment")
+        .expect("Deployment");
+    deployment["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn the_fixtures_render_as_their_goldens_say() {
+    for name in FIXTURES {
+        let golden = path(&format!("{name}.golden.yaml"));
+        let text = documents(fixture(name), &config()).expect("rendered");
+        if std::env::var_os("WINDLASS_UPDATE_GOLDENS").is_some() {
+            std::fs::write(&golden, &text).expect("written");
+        }
+        let committed = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert!(
+            committed == text,
+            "{name}: WINDLASS_UPDATE_GOLDENS=1 cargo test -p windlass-operator rewrites the goldens; read the difference"
+        );
+    }
+}
+
+#[test]
+fn rendering_is_a_function() {
+    for name in FIXTURES {
+        assert_eq!(rendered(name), rendered(name), "{name}");
+    }
+}
+
+#[test]
+fn every_pod_satisfies_the_restricted_profile_unless_a_custom_runtime_asks_for_root() {
+    for name in FIXTURES {
+        let pod = pod_spec(&rendered(name));
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(
+            pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+            "{name}"
+        );
+        assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
+        for key in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(pod.get(key).is_none(), "{name}: {key}");
+        }
+        let all = ["initContainers", "containers"]
+            .into_iter()
+            .flat_map(|list| pod[list].as_array().expect("containers").clone());
+        for container in all {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}), "{name}");
+            let asked_for_root = name == "custom" && container["name"] == "engine";
+            assert_eq!(security["readOnlyRootFilesystem"], !asked_for_root, "{name}");
+            assert!(
+                asked_for_root || security.get("runAsNonRoot").is_none_or(|flag| flag == true),
+                "{name}"
+            );
+        }
+        for volume in pod["volumes"].as_array().expect("volumes") {
+            let kinds: Vec<&String> = volume
+                .as_object()
+                .expect("volume")
+                .keys()
+                .filter(|key| *key != "name")
+                .collect();
+            assert!(
+                ["emptyDir", "configMap", "secret", "persistentVolumeClaim"]
+                    .iter()
+                    .any(|kind| kinds == [kind]),
+                "{name}: {volume}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_child_stays_in_the_namespace_has_its_owner_and_takes_no_label_of_the_object() {
+    for name in FIXTURES {
+        let namespace = fixture(name)["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or("default")
+            .to_owned();
+        for child in rendered(name) {
+            let metadata = &child["metadata"];
+            assert_eq!(metadata["namespace"], namespace, "{name}");
+            assert_eq!(metadata["ownerReferences"][0]["kind"], "ModelDeployment", "{name}");
+            assert_eq!(metadata["ownerReferences"][0]["controller"], true, "{name}");
+            assert!(metadata["name"].as_str().is_some_and(|text| text.len() <= 63), "{name}");
+            assert!(!child.to_string().contains("not-copied"), "{name}: {child}");
+            assert!(!child.to_string().contains("null"), "{name}: {child}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_gets_no_way_out_and_downloads_cannot_reach_the_metadata_service() {
+    let egress = |name: &str| {
+        let children = rendered(name);
+        children
+            .iter()
+            .find(|child| child["kind"] == "NetworkPolicy")
+            .expect("policy")["spec"]["egress"]
+            .clone()
+    };
+    assert_eq!(egress("claim"), json!([]));
+    assert!(
+        egress("minimal")
+            .to_string()
+            .contains(r#""except":["169.254.169.254/32"]"#)
+    );
+}
+
+#[test]
+fn what_an_accelerator_demands_stands_in_each_of_the_users_terms() {
+    let pod = pod_spec(&rendered("gpu"));
+    let terms =
+        pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"].clone();
+    let terms = terms.as_array().expect("terms");
+    for term in &terms[..2] {
+        let text = term.to_string();
+        assert!(
+            text.contains("nvidia.com/gpu.product") && text.contains("nvidia.com/gpu.memory"),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        terms[2],
+        json!({}),
+        "a term that matches no node must not begin to match some"
+    );
+    assert_eq!(pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], "2");
+}
+
+#[test]
+fn an_invalid_file_is_refused_with_every_problem() {
+    let mut object = fixture("minimal");
+    object["spec"]["replicas"] = json!(0);
+    object["spec"]["resources"] = json!({"cpu": "x"});
+    let message = children(object, &config()).expect_err("rendered").to_string();
+    assert!(
+        message.contains("suspend") && message.contains("spec.resources.cpu"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_secret_reaches_the_pod_by_reference_only() {
+    let pod = pod_spec(&rendered("custom"));
+    let token = &pod["initContainers"][0]["env"]
+        .as_array()
+        .expect("env")
+        .iter()
+        .find(|v| v["name"] == "WINDLASS_SOURCE_TOKEN")
+        .expect("token")["valueFrom"];
+    assert_eq!(
+        *token,
+        json!({"secretKeyRef": {"name": "models-token", "key": "token"}})
+    );
+}
