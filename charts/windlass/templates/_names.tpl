@@ -1,8 +1,8 @@
 {{/* Names, labels and image references: everything that more than one template must agree on. */}}
 
-{{/* Cut to 54 characters, so that "-operator" still fits into a label. */}}
+{{/* Cut so that "-operator-metrics" still fits into the 63 characters of a Service name. */}}
 {{- define "windlass.operator" -}}
-{{ .Release.Name | trunc 54 | trimSuffix "-" }}-operator
+{{ .Release.Name | trunc 46 | trimSuffix "-" }}-operator
 {{- end }}
 
 {{/* Cluster-scoped names. Releases that serve chosen namespaces may share a release name; two that serve
@@ -52,20 +52,28 @@ Secrets, nodes and pods/exec are absent by intent. */}}
   resources: [modeldeployments/finalizers]
   verbs: [update]
 - apiGroups: [apps]
-  resources: [deployments, controllerrevisions]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+# Deleted by the operator itself: revisions that nothing refers to any more, and the ServiceAccount of an
+# object that now names another. Everything else goes by garbage collection.
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [services, serviceaccounts, configmaps]
-  verbs: [get, list, watch, create, patch, delete]
+  resources: [services, configmaps]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
