@@ -86,7 +86,9 @@ pub enum AdmitError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt alone leaves no room for a single new token.
-    #[error("the prompt has {prompt} tokens; this server's context is {context}, and at least one is needed for the answer")]
+    #[error(
+        "the prompt has {prompt} tokens; this server's context is {context}, and at least one is needed for the answer"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt: usize,
