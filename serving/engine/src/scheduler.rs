@@ -143,10 +143,13 @@ impl Scheduler {
                 .min(chunk.count);
             self.counters.prompt_tokens += reading as u64;
             sequence.advance(chunk.count, self.limits.block_tokens, &self.pool);
+            let id = sequence.id();
+            if let Some(cached_tokens) = sequence.announce() {
+                events.push(Event::Started { id, cached_tokens });
+            }
             if !chunk.wants_next {
                 continue;
             }
-            let id = sequence.id();
             let next = next_tokens.next().flatten();
             let known = sequence.tokens().len();
             let reason = match next {

@@ -13,6 +13,7 @@ pub struct Sequence {
     computed: usize,
     published: usize,
     cached: Option<usize>,
+    announced: bool,
     table: BlockTable,
     chain: PrefixChain,
     sampling: Sampling,
@@ -32,6 +33,7 @@ impl Sequence {
             computed: 0,
             published: 0,
             cached: None,
+            announced: false,
             table: BlockTable::new(pool),
             chain,
             sampling: request.sampling,
@@ -112,6 +114,12 @@ impl Sequence {
     pub(crate) fn restart(&mut self) {
         self.table.clear();
         (self.computed, self.published) = (0, 0);
+    }
+
+    /// Tokens that it found in the cache, the first time it is asked.
+    pub(crate) fn announce(&mut self) -> Option<usize> {
+        let first = !std::mem::replace(&mut self.announced, true);
+        first.then_some(self.cached.unwrap_or(0))
     }
 
     /// `count` more tokens are in the cache; blocks that are full now may be shared.
