@@ -62,7 +62,10 @@ impl Progress {
 }
 
 /// Serves `GET /progress` (where an address is given) and writes the log lines, until dropped.
-pub struct Watch(#[allow(dead_code)] JoinSet<()>);
+pub struct Watch {
+    /// Dropping the set ends its tasks.
+    _tasks: JoinSet<()>,
+}
 
 impl Watch {
     /// Starts both; fails when the address cannot be bound.
@@ -72,6 +75,10 @@ impl Watch {
             let listener = TcpListener::bind(address)
                 .await
                 .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
+            let bound = listener
+                .local_addr()
+                .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
+            tracing::info!("progress at http://{bound}/progress");
             let shared = progress.clone();
             let router = Router::new().route("/progress", get(async move || Json(shared.report())));
             tasks.spawn(async move {
@@ -81,7 +88,7 @@ impl Watch {
             });
         }
         tasks.spawn(log(progress.clone()));
-        Ok(Watch(tasks))
+        Ok(Watch { _tasks: tasks })
     }
 }
 
