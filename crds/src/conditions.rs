@@ -119,7 +119,14 @@ pub mod reason {
     /// No pod takes requests.
     pub const NO_READY_PODS: &str = "NoReadyPods";
 
-    /// The closed list.
+    /// Whether a reason means that somebody has to do something; the others are the way or the goal.
+    pub fn is_problem(reason: &str) -> bool {
+        let from = ALL.iter().position(|known| *known == INVALID);
+        let at = ALL.iter().position(|known| *known == reason);
+        at >= from && reason != NO_READY_PODS
+    }
+
+    /// The closed list: first the goals, then the way, then (from `INVALID` on) the problems.
     pub const ALL: [&str; 39] = [
         SERVING,
         SETTLED,
@@ -166,6 +173,13 @@ pub mod reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn problems_are_told_from_progress() {
+        assert!(reason::is_problem(reason::INVALID) && reason::is_problem(reason::DIGEST_MISMATCH));
+        assert!(!reason::is_problem(reason::DOWNLOADING) && !reason::is_problem(reason::SUSPENDED));
+        assert!(!reason::is_problem(reason::NO_READY_PODS) && !reason::is_problem("SomethingElse"));
+    }
 
     #[test]
     fn types_and_reasons_are_camel_case_and_distinct() {

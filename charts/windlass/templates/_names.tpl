@@ -1,8 +1,8 @@
 {{/* Names, labels and image references: everything that more than one template must agree on. */}}
 
-{{/* Cut to 54 characters, so that "-operator" still fits into a label. */}}
+{{/* Cut so that "-operator-metrics" still fits into the 63 characters of a Service name. */}}
 {{- define "windlass.operator" -}}
-{{ .Release.Name | trunc 54 | trimSuffix "-" }}-operator
+{{ .Release.Name | trunc 46 | trimSuffix "-" }}-operator
 {{- end }}
 
 {{/* Cluster-scoped names. Releases that serve chosen namespaces may share a release name; two that serve

@@ -2,25 +2,15 @@
 
 # A command that must be there, and the Debian package that brings it.
 NEEDED=(containerd:containerd ctr:containerd runc:runc iptables:iptables conntrack:conntrack socat:socat ip:iproute2
-  openssl:openssl python3:python3 cc:gcc unshare:util-linux)
+  openssl:openssl python3:python3 cc:gcc strip:binutils unshare:util-linux)
 
 # Says what is missing, installs what apt can bring, refuses before anything is started.
 check_machine() {
   [ "$(uname -s)" = Linux ] || fail "a bare cluster needs Linux; elsewhere use CLUSTER=kind or CLUSTER=given"
   [ "$(id -u)" = 0 ] || fail "a bare cluster needs root (it makes namespaces); or use CLUSTER=kind or CLUSTER=given"
-  local pair missing=()
-  for pair in "${NEEDED[@]}"; do
-    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
-  done
-  [ -n "$(cni_folder)" ] || missing+=(containernetworking-plugins)
-  if [ ${#missing[@]} -gt 0 ]; then
-    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
-    command -v apt-get >/dev/null || fail "missing: ${missing[*]} (names of Debian packages)"
-    say "installing Debian packages: ${missing[*]}"
-    mkdir -p "$CACHE"
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"; } >"$CACHE/apt.log" 2>&1 9>&- ||
-      fail_with_log "$CACHE/apt.log" "cannot install; by hand: apt-get update && apt-get install ${missing[*]}"
-  fi
+  local needed=("${NEEDED[@]}")
+  [ -n "$(cni_folder)" ] || needed+=(:containernetworking-plugins)
+  need_packages "${needed[@]}"
   unshare --net --mount --pid --uts --fork true 2>/dev/null || fail "this machine lets us make no namespaces (in a container? it must be privileged)"
   # Replies to a Service's client on the same node must pass the packet filter, though they only cross the bridge.
   [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || modprobe br_netfilter || fail "the kernel module br_netfilter is needed"

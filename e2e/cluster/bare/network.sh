@@ -50,7 +50,7 @@ link_node() { # NODE
   else
     if holder n1 >/dev/null; then join_bridge "$1"; fi
   fi
-  [ -z "${EGRESS:-}" ] || open_egress "$1"
+  if [ -e "$STATE/ip_forward" ]; then in_node "$1" ip route replace default via "$(host_address)"; fi
 }
 
 # A node beside n1: one link to n1's bridge, and the ways to the pods of the other.
@@ -66,14 +66,10 @@ join_bridge() { # NODE
 
 # Pods may go where the host goes. The only rules of ours on the host: they carry our name, and
 # what ip_forward was is remembered.
-open_egress() { # NODE
-  in_node "$1" ip route replace default via "$(host_address)"
-  [ "$1" = n1 ] || return 0
+open_egress() {
   cat /proc/sys/net/ipv4/ip_forward >"$STATE/ip_forward"
   echo 1 >/proc/sys/net/ipv4/ip_forward
-  local own
-  own=$(network).0.0/16
-  egress_rules "$own" | while read -r rule; do
+  egress_rules "$(network).0.0/16" | while read -r rule; do
     # shellcheck disable=SC2086 # words of a rule
     iptables --wait $rule
   done

@@ -20,12 +20,16 @@ start_node() { # NODE
   start_in "$node" kube-proxy "$kubernetes/kube-proxy" --config "/run/windlass/cluster/$node/kube-proxy.yaml" --hostname-override "$node"
 }
 
-await_nodes() {
-  local node
-  for node in $(nodes_wanted); do
-    await_in "$node" kubelet "a Ready node" 90 kubectl_ wait --for=condition=Ready "node/$node" --timeout=1s
-    say "$node: Ready"
-  done
+await_node() { # NODE
+  await_in "$1" kubelet "a Ready node" 90 node_is_ready "$1"
+  say "$1: Ready"
+}
+
+# Ready, and said so since it booted: the API server remembers what a node said in an earlier life.
+node_is_ready() { # NODE
+  local said
+  said=$(kubectl_ get node "$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}') || return 1
+  [[ $said == True* && ! ${said#True } < ${BOOTED[$1]:-} ]]
 }
 
 import_image() { # NODE ARCHIVE

@@ -33,7 +33,7 @@ bare_up() {
       started=1
     done
     [ "$started" = 1 ] || say "cluster '$NAME' runs already"
-    await_nodes
+    for node in $(nodes_wanted); do await_node "$node"; done
     return
   fi
   if something_is_left; then
@@ -47,11 +47,12 @@ bare_up() {
   rm -rf "$LOGS"
   mkdir -p "$LOGS"
   claim_network
+  [ -z "${EGRESS:-}" ] || open_egress
   make_pki
   build_system_images
   local node
   for node in $(nodes_wanted); do boot "$node"; done
-  await_nodes
+  for node in $(nodes_wanted); do await_node "$node"; done
   start_dns
   touch "$STATE/complete"
   say "cluster '$NAME' is ready"
@@ -59,9 +60,12 @@ bare_up() {
 
 nodes_wanted() { if [ "$NODES" = 2 ]; then echo n1 n2; else echo n1; fi; }
 
+declare -A BOOTED=() # when this command booted which node
+
 # From nothing, or from its disk after kill-node, to a kubelet that talks to the API server.
 boot() { # NODE
   say "$1: starting"
+  BOOTED[$1]=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
   rm -rf "${LOGS:?}/$1/pods" # of containers that the last life of this node had
   make_cgroup "$1"
   hold_namespaces "$1"
@@ -120,7 +124,7 @@ bare_start_node() {
   [ -d "$STATE/$1" ] || fail "cluster '$NAME' has no node '$1'"
   if holder "$1" >/dev/null; then fail "node '$1' runs already"; fi
   boot "$1"
-  kubectl_ wait --for=condition=Ready "node/$1" --timeout=90s >&2
+  await_node "$1"
 }
 
 bare_signal() { # NODE PROGRAM SIGNAL

@@ -81,11 +81,15 @@ go_build() { # NAME OUTPUT PACKAGE [LINKER FLAGS]
 # kubectl with the administrator's rights.
 kubectl_() { "$(component kubernetes)/kubectl" --kubeconfig "$STATE/kubeconfig" "$@"; }
 
+print_tools() {
+  printf 'export PATH=%q:$PATH\n' "$(component kubernetes):$(component helm):$(component kubeconform)"
+}
+
 # What a shell needs to work with the cluster.
 print_environment() {
   [ -s "$STATE/kubeconfig" ] || fail "no cluster '$NAME'; cluster up --name $NAME"
   printf 'export KUBECONFIG=%q WINDLASS_CLUSTER_NAME=%q\n' "$STATE/kubeconfig" "$NAME"
-  printf 'export PATH=%q:$PATH\n' "$(component kubernetes):$(component helm):$(component kubeconform)"
+  print_tools
   if [ -e "$LOGS/n1/audit.log" ]; then
     printf 'export WINDLASS_AUDIT_LOG=%q\n' "$LOGS/n1/audit.log"
   else

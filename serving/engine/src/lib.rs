@@ -1,3 +1,14 @@
 //! The engine: model file in, tokens out. Synchronous and deterministic: no HTTP, no clock, no
 //! environment, no network; time and randomness are arguments.
+pub mod chat;
+mod engine;
+mod kv;
+pub mod load;
+mod model;
 pub mod request;
+mod sample;
+mod scheduler;
+mod sequence;
+pub mod tokenizer;
+
+pub use engine::{Engine, LoadError, ModelInfo};

@@ -39,6 +39,13 @@ pub struct Sampling {
 /// What a step produced for one request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// A request is part of a step for the first time; comes once, before its first token.
+    Started {
+        /// Whose.
+        id: RequestId,
+        /// Tokens of its prompt that came from the prefix cache, for callers that end it themselves.
+        cached_tokens: usize,
+    },
     /// A generated token (an end-of-generation token is not reported).
     Token {
         /// Whose.
@@ -86,7 +93,9 @@ pub enum AdmitError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt alone leaves no room for a single new token.
-    #[error("the prompt has {prompt} tokens; this server's context is {context}, and at least one is needed for the answer")]
+    #[error(
+        "the prompt has {prompt} tokens; this server's context is {context}, and at least one is needed for the answer"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt: usize,

@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Arithmetic of the serving engine: packed weights, quantised activations, matrix products,
+//! attention over a paged cache, row operations, and the thread pool that runs them.
+//!
+//! This is the only crate with `unsafe`, and nothing it exports needs any. Shapes that do not fit
+//! together are a bug of the caller and panic; data (files, sizes, values) never does.
+//! Every result is the same bit for bit on every instruction set, for every number of threads and
+//! for every batch that a row is part of. The crate knows no request, no file and no clock.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod activations;
+mod attention;
+mod blocks;
+mod buffer;
+mod dequantize;
+mod isa;
+mod kv;
+mod lanes;
+mod layout;
+mod matmul;
+mod matrix;
+mod ops;
+mod pool;
+mod rope;
+mod tensor_type;
+
+#[cfg(test)]
+mod sample;
+
+pub use activations::Activations;
+pub use attention::Query;
+pub use buffer::OutOfMemory;
+pub use dequantize::{DequantizeError, dequantize};
+pub use isa::{Isa, cpu};
+pub use kv::{KvCache, KvError};
+pub use matrix::{Matrix, PackError};
+pub use ops::{add, argmax, logsumexp, rmsnorm, silu_mul, softmax};
+pub use pool::Pool;
+pub use rope::{Rope, RopeError, RopeStyle};
+pub use tensor_type::TensorType;

@@ -1,0 +1,76 @@
+# One verb per chore. People, CI and the docs use the same ones.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/windlass
+CLUSTER_SCRIPT := e2e/cluster/cluster
+# Installed once into the cache, so that no clone builds it again.
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+SCRIPTS := .ci/run $(CLUSTER_SCRIPT) e2e/cluster/bare/holder.sh e2e/check deploy/up deploy/install deploy/ask \
+  deploy/requirements charts/check
+BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: help up test down fmt lint deny unit charts e2e images models crds advisories requirements
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo
+	@echo "make up starts a cluster, serves a small model in it and asks it a question; CLUSTER=given|kind|bare"
+	@echo "and HUB=online are explained in deploy/up. make test needs no running cluster and disturbs none."
+
+up: requirements ## a running cluster with a model in it that answers (first time: long builds)
+	deploy/up
+
+down: ## what `make up` started away again
+	$(CLUSTER_SCRIPT) down --name up
+
+test: models ## everything that CI checks: format, lints, unit, golden and process tests
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	cargo test --locked
+
+fmt: ## format the sources
+	cargo fmt --all
+
+lint: ## formatting, clippy and shellcheck, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+	shellcheck --external-sources $(SCRIPTS)
+
+deny: $(DENY) ## licences, sources, and the arrows between our crates
+	$(DENY) --locked --all-features check --hide-inclusion-graph bans licenses sources
+
+advisories: $(DENY) ## known vulnerabilities in dependencies (fetches the advisory database)
+	$(DENY) check advisories
+
+$(DENY):
+	cargo install --locked --root $(CACHE)/tools/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
+
+unit: models ## unit, golden and process tests; no cluster
+	cargo test --locked
+
+charts: ## checks of the Helm charts, samples and GitOps examples; no cluster
+	$(CLUSTER_SCRIPT) build
+	eval "$$($(CLUSTER_SCRIPT) tools)" && charts/check
+	cd e2e/kstatus && GOWORK=off go test -count=1 ./...
+
+e2e: requirements ## cluster tests alone, in the cluster 'test'; KEEP=1 leaves it running
+	e2e/check cluster
+
+images: ## OCI archives of all images, in target/images
+	cargo build --locked -p windlass-operator -p windlass-server -p windlass-registry
+	model="$$(deploy/samples/fetch-model smollm2)" && \
+	deploy/images/build --bin-dir $(BINARIES) operator server registry client hub \
+	  --model "$$(sed -n 's|^ *source: hf://||p' deploy/samples/quickstart.yaml)=$$model"
+
+models: ## the model files that tests use, into the cache
+	deploy/samples/fetch-model smollm2
+	deploy/samples/fetch-model qwen2.5-coder-0.5b
+
+crds: ## regenerate the CRDs in charts/windlass-crds
+	cargo run --locked -p windlass-crds --bin crdgen > target/modeldeployments.yaml
+	mv target/modeldeployments.yaml charts/windlass-crds/templates/modeldeployments.yaml
+
+requirements:
+	@deploy/requirements

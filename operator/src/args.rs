@@ -1,0 +1,168 @@
+//! What was typed (`Args`) and what it means (`Config`), parsed once. Every flag also has an
+//! environment variable `WINDLASS_…`; nothing else of the environment is read.
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use crate::apply::Fault;
+
+/// Makes the cluster agree with ModelDeployments.
+#[derive(Debug, Parser)]
+#[command(name = "windlass-operator", version, about)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watches the cluster and acts, as long as it holds the lease.
+    Run(RunArgs),
+    /// Prints what `run` would apply for an object, without a cluster.
+    Render(RenderArgs),
+}
+
+/// What the built objects depend on besides the object itself.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BuildArgs {
+    /// Image of the engine container.
+    #[arg(long, env = "WINDLASS_SERVER_IMAGE", default_value = concat!("windlass-server:", env!("CARGO_PKG_VERSION")))]
+    pub server_image: String,
+    /// Image of the init container that fetches the model.
+    #[arg(long, env = "WINDLASS_REGISTRY_IMAGE", default_value = concat!("windlass-registry:", env!("CARGO_PKG_VERSION")))]
+    pub registry_image: String,
+    /// Address of the hub that `hf://` sources name.
+    #[arg(long, env = "WINDLASS_HUB_URL", default_value = "https://huggingface.co")]
+    pub hub_url: String,
+    /// Pull policy of both images.
+    #[arg(long, env = "WINDLASS_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["IfNotPresent", "Always", "Never"])]
+    pub image_pull_policy: String,
+    /// Node label that names the product of an accelerator.
+    #[arg(long, env = "WINDLASS_PRODUCT_LABEL", default_value = "nvidia.com/gpu.product")]
+    pub product_label: String,
+    /// Node label with the memory of an accelerator in MiB.
+    #[arg(long, env = "WINDLASS_MEMORY_LABEL", default_value = "nvidia.com/gpu.memory")]
+    pub memory_label: String,
+    /// Namespace of the operator itself: its pods may reach the model pods.
+    #[arg(long, env = "WINDLASS_OPERATOR_NAMESPACE")]
+    pub operator_namespace: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Watches this namespace only; may be repeated. Without it: all namespaces.
+    #[arg(long = "namespace", env = "WINDLASS_NAMESPACE", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// Where Prometheus finds `/metrics`.
+    #[arg(long, env = "WINDLASS_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
+    pub metrics_listen: SocketAddr,
+    /// Where the kubelet finds `/healthz` and `/readyz`.
+    #[arg(long, env = "WINDLASS_HEALTH_LISTEN", default_value = "0.0.0.0:8081")]
+    pub health_listen: SocketAddr,
+    /// Name of the Lease that elects the leader; it lies in the operator's namespace.
+    #[arg(long, env = "WINDLASS_LEASE_NAME", default_value = "windlass-operator")]
+    pub lease_name: String,
+    /// Seconds for which an unrenewed lease protects its holder.
+    #[arg(long, env = "WINDLASS_LEASE_DURATION", default_value_t = 15, value_parser = clap::value_parser!(u16).range(6..=300))]
+    pub lease_duration: u16,
+    /// Who holds the lease: the pod's name.
+    #[arg(long, env = "WINDLASS_IDENTITY")]
+    pub identity: Option<String>,
+    /// Objects that are worked on at the same time.
+    #[arg(long, env = "WINDLASS_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Ends the process around its n-th write, for tests: `before:N` or `after:N`.
+    #[arg(long, env = "WINDLASS_FAULT", hide = true)]
+    pub fault: Option<Fault>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RenderArgs {
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// The object, YAML or JSON.
+    #[arg(short = 'f', long = "file")]
+    pub file: PathBuf,
+}
+
+/// What the built objects depend on besides the object itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildConfig {
+    pub server_image: String,
+    pub registry_image: String,
+    pub hub_url: String,
+    pub image_pull_policy: String,
+    pub product_label: String,
+    pub memory_label: String,
+    pub operator_namespace: Option<String>,
+}
+
+impl From<BuildArgs> for BuildConfig {
+    fn from(args: BuildArgs) -> Self {
+        let BuildArgs {
+            server_image,
+            registry_image,
+            hub_url,
+            image_pull_policy,
+            product_label,
+            memory_label,
+            operator_namespace,
+        } = args;
+        Self {
+            server_image,
+            registry_image,
+            hub_url: hub_url.trim_end_matches('/').to_owned(),
+            image_pull_policy,
+            product_label,
+            memory_label,
+            operator_namespace,
+        }
+    }
+}
+
+/// Which part of the cluster is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All namespaces.
+    Cluster,
+    /// These namespaces, each once.
+    Namespaces(Vec<String>),
+}
+
+impl Scope {
+    /// The scope that the flags name.
+    pub fn from_flags(mut namespaces: Vec<String>) -> Self {
+        namespaces.retain(|namespace| !namespace.is_empty());
+        namespaces.sort();
+        namespaces.dedup();
+        if namespaces.is_empty() {
+            Self::Cluster
+        } else {
+            Self::Namespaces(namespaces)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn namespaces_are_watched_once_each_and_none_means_all() {
+        assert_eq!(Scope::from_flags(vec![]), Scope::Cluster);
+        assert_eq!(Scope::from_flags(vec![String::new()]), Scope::Cluster);
+        let twice = ["b", "a", "b"].map(str::to_owned).to_vec();
+        assert_eq!(
+            Scope::from_flags(twice),
+            Scope::Namespaces(vec!["a".into(), "b".into()])
+        );
+    }
+}

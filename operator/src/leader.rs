@@ -1,0 +1,162 @@
+//! Leadership: one process writes. The lease is taken and renewed by `kube-lease-manager`; because a
+//! lease does not fence, this file also knows until when the last renewal that the API server showed
+//! protects us, on a clock that goes on while a process is stopped. Past that moment the process ends.
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{Api, Client};
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// How often the lease is looked at; reads only.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A renewal this long before the end leaves time for a slow API server.
+const RENEW_BEFORE_END_PERCENT: u16 = 40;
+
+/// Until when this process may write.
+#[derive(Clone, Default)]
+pub struct Leadership {
+    valid_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Leadership {
+    /// Whether this process may write.
+    pub fn is_valid(&self) -> bool {
+        let valid_until = self.valid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        valid_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Ends the process when it may not write: another one may, and there is no way back but a new start.
+    pub fn assert(&self) {
+        if !self.is_valid() {
+            tracing::error!("the lease is not ours any more: ending at once");
+            std::process::exit(1);
+        }
+    }
+
+    /// May write until then.
+    pub fn extend(&self, until: Instant) {
+        let mut valid_until = self.valid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *valid_until = Some(valid_until.map_or(until, |old| old.max(until)));
+    }
+}
+
+/// A lease that was asked for.
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    duration: Duration,
+    changes: watch::Receiver<bool>,
+    manager: JoinHandle<kube_lease_manager::Result<LeaseManager>>,
+}
+
+impl Election {
+    /// Begins to ask for the lease.
+    ///
+    /// # Errors
+    /// When the Lease can be neither read nor created.
+    pub async fn begin(
+        client: Client,
+        namespace: &str,
+        name: &str,
+        identity: &str,
+        seconds: u16,
+    ) -> kube_lease_manager::Result<Self> {
+        let grace = (seconds * RENEW_BEFORE_END_PERCENT / 100).max(2);
+        let manager = LeaseManagerBuilder::new(client.clone(), name)
+            .with_namespace(namespace)
+            .with_identity(identity)
+            .with_duration(seconds.into())
+            .with_grace(grace.into())
+            .build()
+            .await?;
+        let (changes, manager) = manager.watch().await;
+        Ok(Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            duration: Duration::from_secs(seconds.into()),
+            changes,
+            manager,
+        })
+    }
+
+    /// Waits until this process leads; false, if the election ended instead.
+    pub async fn won(&mut self) -> bool {
+        self.changes.wait_for(|is_leader| *is_leader).await.is_ok()
+    }
+
+    /// Keeps `leadership` up to date; returns when it is lost.
+    pub async fn lost(&mut self, leadership: &Leadership) {
+        loop {
+            if let Some(until) = self.look().await {
+                leadership.extend(until);
+            }
+            if !leadership.is_valid() {
+                return;
+            }
+            tokio::select! {
+                changed = self.changes.changed() => {
+                    if changed.is_err() || !*self.changes.borrow_and_update() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next process need not wait for its end.
+    pub async fn release(self) {
+        drop(self.changes);
+        match tokio::time::timeout(Duration::from_secs(5), self.manager).await {
+            Ok(Ok(Ok(_))) => tracing::info!("lease released"),
+            _ => tracing::warn!("the lease could not be released; it will run out"),
+        }
+    }
+
+    /// The end of the last renewal, if it is ours. The clock is read before the request is sent: the
+    /// answer can only be older than it seems.
+    async fn look(&self) -> Option<Instant> {
+        let (asked, asked_wall) = (Instant::now(), Timestamp::now());
+        let lease = tokio::time::timeout(LOOK_EVERY, self.api.get(&self.name))
+            .await
+            .ok()?
+            .ok()?;
+        let spec = lease.spec?;
+        if spec.holder_identity.as_deref() != Some(&self.identity) {
+            return None;
+        }
+        let renewed = spec.renew_time?.0;
+        let age = asked_wall.duration_since(renewed).unsigned_abs();
+        asked.checked_add(self.duration.checked_sub(age)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leadership_begins_with_a_renewal_and_ends_by_itself() {
+        let leadership = Leadership::default();
+        assert!(!leadership.is_valid());
+        leadership.extend(Instant::now() + Duration::from_secs(60));
+        assert!(leadership.is_valid());
+        let ended = Leadership::default();
+        ended.extend(Instant::now());
+        assert!(!ended.is_valid());
+    }
+
+    #[test]
+    fn an_older_answer_does_not_shorten_what_a_newer_one_said() {
+        let leadership = Leadership::default();
+        leadership.extend(Instant::now() + Duration::from_secs(60));
+        leadership.extend(Instant::now());
+        assert!(leadership.is_valid());
+    }
+}

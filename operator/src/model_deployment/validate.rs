@@ -1,0 +1,311 @@
+//! From an object as the cluster holds it to one that can be built: parsed once, all problems at
+//! once. Pure. Later stages never reach back into the spec.
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    api::core::v1::{Affinity, Toleration, TopologySpreadConstraint},
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+};
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
+use windlass_crds::{
+    ModelDeployment,
+    model_deployment::{engine::Custom, resources::Accelerator},
+    schema,
+    source::Source,
+    validate,
+};
+
+use crate::{fingerprint, names};
+
+/// Labels of accelerators give memory in MiB; vendors subtract what the device reserves, so that a
+/// card of 24 GiB may show 23,028: 95 % of what was asked for is enough.
+const MEMORY_TOLERANCE_PERCENT: u128 = 95;
+
+/// A ModelDeployment that can be built.
+#[derive(Debug, Clone)]
+pub struct ValidatedModelDeployment {
+    pub name: String,
+    pub namespace: String,
+    pub owner: OwnerReference,
+    pub source: Source,
+    /// Branch, tag or commit; `hf://` sources only.
+    pub source_revision: Option<String>,
+    pub digest: Option<String>,
+    pub token_secret: Option<String>,
+    pub served_name: String,
+    pub engine: Engine,
+    pub cpu: Option<Quantity>,
+    pub memory: Option<Quantity>,
+    /// Whole cores of `cpu`, at least one.
+    pub threads: Option<u128>,
+    pub accelerator: Option<ValidatedAccelerator>,
+    pub placement: Placement,
+    pub service_account: Option<String>,
+    pub image_pull_secrets: Vec<String>,
+    pub pod_labels: BTreeMap<String, String>,
+    pub pod_annotations: BTreeMap<String, String>,
+    pub suspended: bool,
+    /// Number of pods that shall exist; zero when suspended.
+    pub replicas: i32,
+    pub progress_deadline: Duration,
+    /// Hash of everything that the pod template is rendered from, operator settings excepted.
+    pub inputs: String,
+    /// Key of the resolved digest in the ConfigMap of pins.
+    pub pin_key: String,
+}
+
+/// The program that serves the model.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    Windlass {
+        context_length: Option<i64>,
+        max_sequences: Option<i32>,
+        max_batch_tokens: Option<i64>,
+    },
+    Custom(Box<Custom>),
+}
+
+/// Accelerators of each pod.
+#[derive(Debug, Clone)]
+pub struct ValidatedAccelerator {
+    pub resource: String,
+    pub count: i32,
+    pub products: Vec<String>,
+    /// Least value of the memory label, in MiB, tolerance included.
+    pub memory_floor_mib: Option<u128>,
+}
+
+/// On which nodes the pods may run.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    pub node_selector: BTreeMap<String, String>,
+    pub tolerations: Vec<Toleration>,
+    pub affinity: Affinity,
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    pub priority_class_name: Option<String>,
+    pub runtime_class_name: Option<String>,
+}
+
+/// What is wrong with a spec, one sentence each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Problems(pub Vec<String>);
+
+impl ValidatedModelDeployment {
+    /// The name of the revision that the spec asks for: the beginning of the inputs' hash.
+    pub fn revision(&self) -> &str {
+        self.inputs.get(..10).unwrap_or(&self.inputs)
+    }
+
+    /// Name of the ConfigMap with the resolved digests.
+    pub fn pins_name(&self) -> String {
+        format!("{}-pins", self.name)
+    }
+
+    /// The port on which the engine's container serves HTTP.
+    pub fn port(&self) -> i32 {
+        match &self.engine {
+            Engine::Windlass { .. } => names::PORT_HTTP,
+            Engine::Custom(custom) => custom.port.unwrap_or(names::PORT_HTTP),
+        }
+    }
+
+    /// Where the engine finds the model's file.
+    pub fn model_path(&self) -> String {
+        match &self.source {
+            Source::Claim { path, .. } => format!("{}/{path}", names::MODELS_DIR),
+            Source::Hub { .. } | Source::Https(_) => format!("{}/model.gguf", names::MODELS_DIR),
+        }
+    }
+}
+
+/// Checks an object against the CRD's own rules and those that CEL cannot say.
+///
+/// # Errors
+/// Every problem at once.
+pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Problems> {
+    let as_json = serde_json::to_value(object).map_err(|error| Problems(vec![error.to_string()]))?;
+    let mut problems = schema::check_rules(&as_json, None).err().unwrap_or_default();
+    problems.extend(validate::problems(&object.spec));
+    let source = Source::parse(&object.spec.model.source);
+    let deadline = validate::progress_deadline(&object.spec);
+    let owner = object.controller_owner_ref(&());
+    let (Ok(source), Ok(progress_deadline), Some(owner)) = (source, deadline, owner) else {
+        if problems.is_empty() {
+            problems.push("metadata: the object has neither name nor uid".to_owned());
+        }
+        return Err(Problems(problems));
+    };
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+
+    let spec = object.spec.clone();
+    let inputs = inputs(object);
+    let resources = spec.resources.unwrap_or_default();
+    let engine = spec.engine.unwrap_or_default();
+    let placement = spec.placement.unwrap_or_default();
+    let suspended = spec.suspend.unwrap_or(false);
+    let is_hub = matches!(source, Source::Hub { .. });
+    let source_revision = is_hub.then(|| spec.model.revision.clone().unwrap_or_else(|| "main".to_owned()));
+    let pin = format!(
+        "{}\n{}",
+        spec.model.source,
+        source_revision.as_deref().unwrap_or_default()
+    );
+    Ok(ValidatedModelDeployment {
+        name: object.name_any(),
+        namespace: object.namespace().unwrap_or_default(),
+        owner,
+        source,
+        source_revision,
+        digest: spec.model.digest,
+        token_secret: spec.model.credentials_secret_ref.map(|reference| reference.name),
+        served_name: spec.model.served_name.unwrap_or_else(|| object.name_any()),
+        engine: match engine.custom {
+            Some(custom) => Engine::Custom(Box::new(custom)),
+            None => Engine::Windlass {
+                context_length: engine.context_length,
+                max_sequences: engine.max_sequences,
+                max_batch_tokens: engine.max_batch_tokens,
+            },
+        },
+        threads: resources.cpu.as_ref().and_then(|cpu| cpu.milli().ok()).map(whole_cores),
+        cpu: resources.cpu.map(|amount| amount.to_quantity()),
+        memory: resources.memory.map(|amount| amount.to_quantity()),
+        accelerator: resources.accelerator.map(accelerator),
+        placement: Placement {
+            node_selector: placement.node_selector.unwrap_or_default(),
+            tolerations: placement.tolerations.unwrap_or_default(),
+            affinity: placement.affinity.unwrap_or_default(),
+            topology_spread_constraints: placement.topology_spread_constraints.unwrap_or_default(),
+            priority_class_name: placement.priority_class_name,
+            runtime_class_name: placement.runtime_class_name,
+        },
+        service_account: spec.service_account_name,
+        image_pull_secrets: spec
+            .image_pull_secrets
+            .into_iter()
+            .flatten()
+            .map(|secret| secret.name)
+            .collect(),
+        pod_labels: spec.pod_labels.unwrap_or_default(),
+        pod_annotations: spec.pod_annotations.unwrap_or_default(),
+        suspended,
+        replicas: if suspended { 0 } else { spec.replicas.unwrap_or(1) },
+        progress_deadline,
+        inputs,
+        pin_key: fingerprint::of_bytes(pin.as_bytes()).chars().take(32).collect(),
+    })
+}
+
+/// The hash of what a revision consists of: the spec without the fields that never reach a pod, and
+/// the restart annotation. No setting of the operator, so that its upgrade re-rolls nothing.
+fn inputs(object: &ModelDeployment) -> String {
+    let mut spec = object.spec.clone();
+    spec.suspend = None;
+    spec.replicas = None;
+    spec.rollout = None;
+    let restart = object.annotations().get(names::ANNOTATION_RESTART);
+    fingerprint::of(&fingerprint::without_nulls(
+        json!({"name": object.name_any(), "spec": spec, "restart": restart}),
+    ))
+}
+
+fn whole_cores(milli: i128) -> u128 {
+    u128::try_from(milli / 1000).unwrap_or(0).max(1)
+}
+
+fn accelerator(spec: Accelerator) -> ValidatedAccelerator {
+    let mib = |bytes: u128| bytes / (1 << 20) * MEMORY_TOLERANCE_PERCENT / 100;
+    ValidatedAccelerator {
+        resource: spec.resource,
+        count: spec.count.unwrap_or(1),
+        products: spec.products.unwrap_or_default(),
+        memory_floor_mib: spec.memory.and_then(|amount| amount.units().ok()).map(mib),
+    }
+}
+
+/// An object from a file, as a cluster would hand it out: with a namespace and a uid.
+///
+/// # Errors
+/// When it is no ModelDeployment.
+pub fn object_from_file(value: Value) -> Result<ModelDeployment, serde_json::Error> {
+    let mut object: ModelDeployment = serde_json::from_value(value)?;
+    object.meta_mut().namespace.get_or_insert_with(|| "default".to_owned());
+    object
+        .meta_mut()
+        .uid
+        .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(spec: Value, annotations: Value) -> ModelDeployment {
+        object_from_file(json!({
+            "apiVersion": "windlass.dev/v1alpha1", "kind": "ModelDeployment",
+            "metadata": {"name": "chat", "annotations": annotations}, "spec": spec,
+        }))
+        .expect("object")
+    }
+
+    fn valid(spec: Value) -> ValidatedModelDeployment {
+        validate(&object(spec, json!({}))).expect("valid")
+    }
+
+    const SOURCE: &str = "hf://org/repo/model.gguf";
+
+    #[test]
+    fn what_never_reaches_a_pod_does_not_change_the_revision() {
+        let plain = valid(json!({"model": {"source": SOURCE}}));
+        for extra in [
+            json!({"suspend": true}),
+            json!({"replicas": 3}),
+            json!({"rollout": {"progressDeadline": "1h"}}),
+        ] {
+            let mut spec = json!({"model": {"source": SOURCE}});
+            spec.as_object_mut()
+                .expect("object")
+                .extend(extra.as_object().expect("object").clone());
+            assert_eq!(valid(spec).revision(), plain.revision(), "{extra}");
+        }
+        let other = valid(json!({"model": {"source": SOURCE}, "podLabels": {"a": "b"}}));
+        assert_ne!(other.revision(), plain.revision());
+    }
+
+    #[test]
+    fn the_restart_annotation_asks_for_a_new_revision_and_other_annotations_do_not() {
+        let spec = json!({"model": {"source": SOURCE}});
+        let revision = |annotations| validate(&object(spec.clone(), annotations)).expect("valid").inputs;
+        assert_eq!(revision(json!({})), revision(json!({"team": "a"})));
+        assert_ne!(revision(json!({})), revision(json!({names::ANNOTATION_RESTART: "1"})));
+    }
+
+    #[test]
+    fn suspension_means_no_pods_and_keeps_the_rest() {
+        let suspended = valid(json!({"model": {"source": SOURCE}, "replicas": 3, "suspend": true}));
+        assert_eq!((suspended.replicas, suspended.suspended), (0, true));
+        assert_eq!(valid(json!({"model": {"source": SOURCE}})).replicas, 1);
+    }
+
+    #[test]
+    fn memory_of_accelerators_is_matched_with_tolerance() {
+        let spec = json!({"model": {"source": SOURCE}, "resources": {"cpu": "2500m",
+            "accelerator": {"resource": "nvidia.com/gpu", "memory": "24Gi"}}});
+        let validated = valid(spec);
+        // 24 GiB = 24,576 MiB; 95 % of it.
+        assert_eq!(validated.accelerator.and_then(|a| a.memory_floor_mib), Some(23_347));
+        assert_eq!(validated.threads, Some(2));
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let spec = json!({"model": {"source": "ftp://x"}, "resources": {"cpu": "0"}, "replicas": 0});
+        let Problems(problems) = validate(&object(spec, json!({}))).expect_err("valid");
+        assert!(problems.len() >= 3, "{problems:?}");
+    }
+}

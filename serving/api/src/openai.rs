@@ -1,0 +1,18 @@
+//! OpenAI's HTTP API, as far as we speak it. Field names and shapes are theirs
+//! (<https://platform.openai.com/docs/api-reference>); what we do not know is ignored on reading.
+mod chat;
+mod completion;
+mod error;
+mod model;
+mod request;
+mod usage;
+
+pub use chat::{ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatResponse, ChatResponseMessage};
+pub use completion::{CompletionChoice, CompletionResponse};
+pub use error::{ErrorBody, ErrorDetail};
+pub use model::{Model, ModelList};
+pub use request::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt, Stop, StreamOptions};
+pub use usage::{FinishReason, PromptTokensDetails, Usage};
+
+/// The data of the last event of a stream.
+pub const DONE: &str = "[DONE]";

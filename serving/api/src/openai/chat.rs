@@ -1,0 +1,80 @@
+//! Answers of `POST /v1/chat/completions`.
+use super::{FinishReason, Usage};
+use serde::{Deserialize, Serialize};
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatResponse {
+    /// `chatcmpl-` and an id.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// The served name.
+    pub model: String,
+    /// One choice.
+    pub choices: Vec<ChatChoice>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// One choice of a whole answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatChoice {
+    /// Its number, from 0.
+    pub index: u32,
+    /// What the model said.
+    pub message: ChatResponseMessage,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// What the model said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatResponseMessage {
+    /// `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// One event of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatChunk {
+    /// The same in all events of a stream.
+    pub id: String,
+    /// `chat.completion.chunk`.
+    pub object: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// The served name.
+    pub model: String,
+    /// Empty in the event that carries the usage.
+    pub choices: Vec<ChatChunkChoice>,
+    /// Absent unless asked for; then null in every event but the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// One choice of an event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatChunkChoice {
+    /// Its number, from 0.
+    pub index: u32,
+    /// What is new.
+    pub delta: ChatDelta,
+    /// Set in the last event of the choice.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// What an event adds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatDelta {
+    /// `assistant`, in the first event only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// New text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}

@@ -1,0 +1,353 @@
+//! A loaded model and the requests that it works on. `step` computes one batch; everything else is books.
+use std::path::Path;
+use std::sync::Arc;
+
+use windlass_kernels::{KvCache, KvError, OutOfMemory, Pool, Query};
+
+use crate::chat::{ChatTemplate, TemplateError};
+use crate::load::gguf::{Gguf, GgufError};
+use crate::model::decoder::{Buffers, Row, forward};
+use crate::model::{self, Shape, Weights};
+use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
+use crate::sample::{Candidates, pick};
+use crate::scheduler::{Scheduler, Work};
+use crate::tokenizer::Tokenizer;
+
+mod size;
+
+use size::{Sizes, decide};
+
+/// What the model file says about itself, and what the engine made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// `general.name`, or the file's name.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// The type that most bytes of the weights have.
+    pub quantization: String,
+    /// Tokens that a prompt and its answer may have together.
+    pub context_length: usize,
+    /// Tokens that the cache holds in all.
+    pub kv_tokens: usize,
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Bytes of the file.
+    pub size_bytes: u64,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] GgufError),
+    /// Its chat template.
+    #[error("{}: {error}", path.display())]
+    Template {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        error: TemplateError,
+    },
+    /// An option that cannot be.
+    #[error("{option} {problem}")]
+    Option {
+        /// The option, as the server's flag.
+        option: &'static str,
+        /// Ends the sentence.
+        problem: String,
+    },
+    /// Weights, buffers and cache do not fit.
+    #[error(
+        "the model does not fit: weights {} MiB, buffers {} MiB and the cache for {tokens} tokens {} MiB, of {} MiB; give the process more memory, or lower --context-length, --max-batch-tokens or --max-sequences",
+        weights >> 20, buffers >> 20, cache >> 20, limit >> 20
+    )]
+    Memory {
+        /// Bytes of the weights.
+        weights: u64,
+        /// Bytes of the working memory.
+        buffers: u64,
+        /// Tokens that the cache must hold at least.
+        tokens: usize,
+        /// Their bytes.
+        cache: u64,
+        /// Bytes that there are.
+        limit: u64,
+    },
+    /// The system refused memory that should be there.
+    #[error("no memory for the model's buffers: {0}")]
+    OutOfMemory(#[from] OutOfMemory),
+    /// As `OutOfMemory`, for the cache.
+    #[error("no memory for the model's cache: {0}")]
+    Cache(#[from] KvError),
+    /// The system starts no threads.
+    #[error("cannot start the computing threads: {0}")]
+    Threads(#[source] std::io::Error),
+}
+
+/// A loaded model and the requests that it works on.
+pub struct Engine {
+    info: ModelInfo,
+    tokenizer: Arc<Tokenizer>,
+    template: Arc<ChatTemplate>,
+    weights: Weights,
+    threads: Pool,
+    cache: KvCache,
+    buffers: Buffers,
+    scheduler: Scheduler,
+    plan: Vec<Work>,
+    outputs: Vec<usize>,
+    candidates: Candidates,
+    stats: Stats,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Reads the file; nothing large is allocated before all sizes are known to fit.
+    pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, LoadError> {
+        let (gguf, file) = Gguf::open(path)?;
+        let family = model::family(&gguf)?;
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+        let template =
+            ChatTemplate::new(gguf.find_text("tokenizer.chat_template")?, Arc::clone(&tokenizer)).map_err(|error| {
+                LoadError::Template {
+                    path: path.into(),
+                    error,
+                }
+            })?;
+        let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
+        let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
+        let weights = model::load(&gguf, &file, family, shape)?;
+        // Now that their size is known: if the estimate was low, less is left for the cache.
+        let sizes = if weights.bytes() > sizes.weights {
+            decide(&shape, weights.bytes(), options)?
+        } else {
+            sizes
+        };
+        let threads = Pool::new(options.threads).map_err(LoadError::Threads)?;
+        let cache = KvCache::new(
+            shape.layers,
+            shape.kv_heads,
+            shape.head_dim,
+            sizes.limits.block_tokens,
+            sizes.blocks as usize,
+        )?;
+        let buffers = Buffers::new(&weights, sizes.limits.batch_tokens, sizes.limits.sequences)?;
+        Ok(Self {
+            info: describe(&gguf, family.name, &shape, &sizes, threads.threads()),
+            tokenizer,
+            template: Arc::new(template),
+            weights,
+            threads,
+            cache,
+            buffers,
+            scheduler: Scheduler::new(sizes.limits, sizes.blocks),
+            plan: Vec::new(),
+            outputs: Vec::new(),
+            candidates: Candidates::default(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// About the model.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Text to tokens and back.
+    pub fn tokenizer(&self) -> Arc<Tokenizer> {
+        Arc::clone(&self.tokenizer)
+    }
+
+    /// Messages to a prompt.
+    pub fn chat_template(&self) -> Arc<ChatTemplate> {
+        Arc::clone(&self.template)
+    }
+
+    /// Queues a request. What can never be computed is refused at once.
+    pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
+        let context = self.info.context_length;
+        if request.prompt.is_empty() {
+            return Err(AdmitError::EmptyPrompt);
+        }
+        if request.prompt.len() >= context {
+            let prompt = request.prompt.len();
+            return Err(AdmitError::PromptTooLong { prompt, context });
+        }
+        if let Some(&token) = request
+            .prompt
+            .iter()
+            .find(|&&token| token as usize >= self.info.vocab_size)
+        {
+            return Err(AdmitError::InvalidToken(token));
+        }
+        if self.scheduler.contains(request.id) {
+            return Err(AdmitError::DuplicateId(request.id.0));
+        }
+        self.scheduler.add(request);
+        Ok(())
+    }
+
+    /// Forgets a request, whatever its state. False if there is none. No event follows.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        self.scheduler.cancel(id)
+    }
+
+    /// Whether `step` has something to do.
+    pub fn has_work(&self) -> bool {
+        self.scheduler.len() > 0
+    }
+
+    /// Computes one batch and appends what came out of it.
+    pub fn step(&mut self, events: &mut Vec<Event>) {
+        let mut plan = std::mem::take(&mut self.plan);
+        self.scheduler.plan(&mut plan);
+        if !plan.is_empty() {
+            self.compute(&plan, events);
+        }
+        self.stats.running = plan.len();
+        self.plan = plan;
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> Stats {
+        let (used, total) = self.scheduler.blocks();
+        let (preemptions, prefix_queries, prefix_hits) = self.scheduler.counters();
+        Stats {
+            waiting: self.scheduler.waiting(),
+            blocks_used: used,
+            blocks_total: total,
+            prefix_queries,
+            prefix_hits,
+            preemptions,
+            ..self.stats.clone()
+        }
+    }
+
+    fn compute(&mut self, plan: &[Work], events: &mut Vec<Event>) {
+        let running = self.scheduler.running();
+        let mut rows = Vec::with_capacity(plan.iter().map(|work| work.count).sum());
+        self.outputs.clear();
+        for work in plan {
+            let sequence = &running[work.index];
+            for position in sequence.computed..sequence.computed + work.count {
+                rows.push(Row {
+                    token: sequence.tokens[position],
+                    at: Query {
+                        blocks: sequence.table.blocks(),
+                        position,
+                    },
+                });
+            }
+            if work.count == sequence.need() {
+                self.outputs.push(rows.len() - 1);
+            }
+        }
+        let logits = forward(
+            &self.weights,
+            &self.threads,
+            &mut self.cache,
+            &mut self.buffers,
+            &rows,
+            &self.outputs,
+        );
+        drop(rows);
+        let mut logits = logits.chunks_exact(self.info.vocab_size);
+        let mut finished = Vec::new();
+        for work in plan {
+            let sequence = self.scheduler.running_mut(work.index);
+            let id = sequence.request.id;
+            if !sequence.started {
+                sequence.started = true;
+                let cached_tokens = sequence.cached;
+                events.push(Event::Started { id, cached_tokens });
+            }
+            let prompt_left = sequence.prompt_tokens.saturating_sub(sequence.computed);
+            self.stats.prompt_tokens += work.count.min(prompt_left) as u64;
+            sequence.advance(work.count);
+            if sequence.need() > 0 {
+                continue;
+            }
+            let logits = logits.next().unwrap_or_default();
+            let token = pick(
+                logits,
+                &sequence.request.sampling,
+                sequence.tokens.len(),
+                &mut self.candidates,
+            );
+            let end = match token {
+                None => Some((FinishReason::NonFinite, false)),
+                Some(token) => {
+                    self.stats.generated_tokens += 1;
+                    if self.tokenizer.is_eog(token) && !sequence.request.ignore_eos {
+                        Some((FinishReason::Stop, true))
+                    } else {
+                        sequence.push(token);
+                        events.push(Event::Token { id, token });
+                        (sequence.tokens.len() >= sequence.limit).then_some((FinishReason::Length, false))
+                    }
+                }
+            };
+            if let Some((reason, ended)) = end {
+                let usage = sequence.usage(ended);
+                events.push(Event::Finished { id, reason, usage });
+                finished.push(work.index);
+            }
+        }
+        self.scheduler.remove(&finished);
+        self.stats.steps += 1;
+    }
+}
+
+fn describe(gguf: &Gguf, architecture: &str, shape: &Shape, sizes: &Sizes, threads: usize) -> ModelInfo {
+    let mut by_type: Vec<(u64, &str)> = Vec::new();
+    let mut parameters = 0u64;
+    for tensor in gguf.tensors() {
+        let elements = tensor
+            .dims
+            .iter()
+            .fold(1u64, |product, &dim| product.saturating_mul(dim));
+        parameters = parameters.saturating_add(elements);
+        match by_type.iter_mut().find(|(_, name)| *name == tensor.kind.name) {
+            Some((bytes, _)) => *bytes = bytes.saturating_add(tensor.bytes),
+            None => by_type.push((tensor.bytes, tensor.kind.name)),
+        }
+    }
+    let file_name = || {
+        gguf.path()
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    ModelInfo {
+        name: match gguf.find_text("general.name") {
+            Ok(Some(name)) => name.to_owned(),
+            _ => file_name(),
+        },
+        architecture: architecture.to_owned(),
+        parameters,
+        quantization: by_type
+            .iter()
+            .max()
+            .map(|(_, name)| (*name).to_owned())
+            .unwrap_or_default(),
+        context_length: sizes.limits.context,
+        kv_tokens: sizes.blocks as usize * sizes.limits.block_tokens,
+        vocab_size: shape.vocabulary,
+        size_bytes: gguf.size(),
+        threads,
+    }
+}

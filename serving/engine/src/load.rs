@@ -1,0 +1,2 @@
+//! Model files: readers that trust nothing.
+pub mod gguf;

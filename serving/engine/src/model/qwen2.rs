@@ -1,0 +1,12 @@
+//! Qwen2 and Qwen2.5: as Llama, with biases on q, k and v, and NeoX-style rotation (Yang et al.,
+//! "Qwen2 technical report", 2024).
+use windlass_kernels::RopeStyle;
+
+use super::Family;
+
+/// The family.
+pub const FAMILY: Family = Family {
+    name: "qwen2",
+    rope: RopeStyle::Halves,
+    attention_bias: true,
+};

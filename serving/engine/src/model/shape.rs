@@ -1,0 +1,140 @@
+//! The numbers of a model, read from its metadata and checked against each other before anything is
+//! allocated. What would silently give wrong results is refused by name.
+use windlass_kernels::KvCache;
+
+use crate::load::gguf::{Gguf, GgufError};
+
+/// No sensible model has more of anything; bounds every product below.
+const MAX_EXTENT: u64 = 1 << 20;
+
+/// The numbers of a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// Layers.
+    pub layers: usize,
+    /// Elements of a hidden state.
+    pub width: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Elements inside the feed-forward network.
+    pub feed_forward: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Tokens that the model was made for.
+    pub context: usize,
+    /// Added under the root of the norms.
+    pub norm_epsilon: f32,
+    /// Base of the rotation's frequencies.
+    pub rope_base: f32,
+    /// Rotated elements of a head.
+    pub rope_dims: usize,
+    /// Positions are divided by it (linear scaling); 1 for none.
+    pub rope_scale: f32,
+}
+
+impl Shape {
+    /// Reads and checks the numbers of a file with this vocabulary.
+    pub fn read(gguf: &Gguf, arch: &str, vocabulary: usize) -> Result<Self, GgufError> {
+        let key = |name: &str| format!("{arch}.{name}");
+        let extent = |name: &str| checked(gguf, &key(name), gguf.u64(&key(name))?);
+        let optional = |name: &str, default: usize| match gguf.find_u64(&key(name))? {
+            Some(value) => checked(gguf, &key(name), value),
+            None => Ok(default),
+        };
+        if let Some(experts) = gguf.find_u64(&key("expert_count"))?.filter(|&count| count > 0) {
+            let problem = format!("is {experts}; mixtures of experts are not supported");
+            return Err(gguf.metadata_error(&key("expert_count"), problem));
+        }
+        let width = extent("embedding_length")?;
+        let heads = extent("attention.head_count")?;
+        let kv_heads = optional("attention.head_count_kv", heads)?;
+        if !heads.is_multiple_of(kv_heads) {
+            let problem = format!("is {kv_heads}, which does not divide the {heads} query heads");
+            return Err(gguf.metadata_error(&key("attention.head_count_kv"), problem));
+        }
+        if gguf.find_u64(&key("attention.key_length"))?.is_none() && !width.is_multiple_of(heads) {
+            let problem = format!("is {heads}, which does not divide the {width} elements of a hidden state");
+            return Err(gguf.metadata_error(&key("attention.head_count"), problem));
+        }
+        let head_dim = optional("attention.key_length", width / heads)?;
+        if optional("attention.value_length", head_dim)? != head_dim || !head_dim.is_multiple_of(8) {
+            let problem = "must equal the key length, a multiple of 8; other heads are not supported";
+            return Err(gguf.metadata_error(&key("attention.value_length"), problem));
+        }
+        let norm_epsilon = gguf.f32(&key("attention.layer_norm_rms_epsilon"))?;
+        if !(norm_epsilon.is_finite() && norm_epsilon >= 0.0) {
+            return Err(gguf.metadata_error(&key("attention.layer_norm_rms_epsilon"), "is not a positive number"));
+        }
+        let mut context = usize::try_from(gguf.u64(&key("context_length"))?).unwrap_or(usize::MAX);
+        if let Some(window) = gguf
+            .find_u64(&key("attention.sliding_window"))?
+            .filter(|&window| window > 0)
+        {
+            // Inside the first window, attention with and without it is the same.
+            context = context.min(usize::try_from(window).unwrap_or(usize::MAX));
+        }
+        if context == 0 {
+            return Err(gguf.metadata_error(&key("context_length"), "is 0"));
+        }
+        Ok(Self {
+            layers: extent("block_count")?,
+            width,
+            heads,
+            kv_heads,
+            head_dim,
+            feed_forward: extent("feed_forward_length")?,
+            vocabulary,
+            context,
+            norm_epsilon,
+            rope_base: gguf.find_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+            rope_dims: optional("rope.dimension_count", head_dim)?,
+            rope_scale: rope_scale(gguf, &key)?,
+        })
+    }
+
+    /// Elements of all query heads.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements of all key heads, and of all value heads.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Bytes of a block of the cache over all layers.
+    pub fn block_bytes(&self, block_tokens: usize) -> Option<usize> {
+        KvCache::block_bytes(self.layers, self.kv_heads, self.head_dim, block_tokens)
+    }
+}
+
+fn checked(gguf: &Gguf, key: &str, value: u64) -> Result<usize, GgufError> {
+    if value == 0 || value > MAX_EXTENT {
+        return Err(gguf.metadata_error(key, format!("is {value}; 1 to {MAX_EXTENT} is possible")));
+    }
+    Ok(value as usize)
+}
+
+fn rope_scale(gguf: &Gguf, key: &impl Fn(&str) -> String) -> Result<f32, GgufError> {
+    let kind = key("rope.scaling.type");
+    let factor = key("rope.scaling.factor");
+    match gguf.find_text(&kind)? {
+        None | Some("none") => Ok(1.0),
+        Some("linear") => {
+            let scale = gguf.f32(&factor)?;
+            if scale.is_finite() && scale > 0.0 {
+                Ok(scale)
+            } else {
+                Err(gguf.metadata_error(&factor, "is not a positive number"))
+            }
+        }
+        Some(other) => Err(gguf.metadata_error(
+            &kind,
+            format!("is `{other}`; `linear` and the rope_freqs tensor are supported"),
+        )),
+    }
+}

@@ -1,0 +1,198 @@
+//! The weights of a model, packed for the kernels. Each tensor is checked against the model's shape; the
+//! file's bytes are read one tensor at a time and dropped once packed.
+use std::fs::File;
+
+use windlass_kernels::{Matrix, Rope, TensorType, dequantize};
+
+use super::{Family, Shape};
+use crate::load::gguf::{Gguf, GgufError, TensorInfo};
+
+/// A matrix, and what is added to its product.
+pub struct Projection {
+    /// The matrix.
+    pub matrix: Matrix,
+    /// One number for each output.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// One layer.
+pub struct Layer {
+    /// Before the attention.
+    pub attention_norm: Vec<f32>,
+    /// Queries.
+    pub q: Projection,
+    /// Keys.
+    pub k: Projection,
+    /// Values.
+    pub v: Projection,
+    /// Back to the hidden state.
+    pub o: Matrix,
+    /// Before the feed-forward network.
+    pub feed_forward_norm: Vec<f32>,
+    /// Gate.
+    pub gate: Matrix,
+    /// Up.
+    pub up: Matrix,
+    /// Down.
+    pub down: Matrix,
+}
+
+/// All weights of a model.
+pub struct Weights {
+    /// The numbers.
+    pub shape: Shape,
+    /// Token embeddings.
+    pub embedding: Matrix,
+    /// From hidden states to logits; absent where the embeddings serve.
+    pub head: Option<Matrix>,
+    /// The layers, first to last.
+    pub layers: Vec<Layer>,
+    /// Before the head.
+    pub final_norm: Vec<f32>,
+    /// The rotation of queries and keys.
+    pub rope: Rope,
+}
+
+/// Bytes that the weights of a file take once packed, or somewhat more: padding of rows and wider scales.
+pub fn packed_bytes(gguf: &Gguf) -> u64 {
+    let file: u64 = gguf
+        .tensors()
+        .iter()
+        .fold(0, |sum, tensor| sum.saturating_add(tensor.bytes));
+    file.saturating_add(file / 8)
+}
+
+impl Weights {
+    /// Reads and packs all weights.
+    pub(super) fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Self, GgufError> {
+        let mut reader = Reader {
+            gguf,
+            file,
+            bytes: Vec::new(),
+        };
+        let embedding = reader.matrix("token_embd.weight", shape.vocabulary, shape.width)?;
+        let head = match gguf.find_tensor("output.weight") {
+            Some(_) => Some(reader.matrix("output.weight", shape.vocabulary, shape.width)?),
+            None => None,
+        };
+        let layers = (0..shape.layers)
+            .map(|index| reader.layer(index, &shape, family))
+            .collect::<Result<_, _>>()?;
+        let final_norm = reader.vector("output_norm.weight", shape.width)?;
+        let rope = reader.rope(&shape, family)?;
+        Ok(Self {
+            shape,
+            embedding,
+            head,
+            layers,
+            final_norm,
+            rope,
+        })
+    }
+
+    /// The matrix from hidden states to logits.
+    pub fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> u64 {
+        let layers = self.layers.iter().map(|layer| {
+            let matrices = [&layer.q.matrix, &layer.k.matrix, &layer.v.matrix, &layer.o];
+            let more = [&layer.gate, &layer.up, &layer.down];
+            matrices.iter().chain(&more).map(|matrix| matrix.bytes()).sum::<usize>()
+        });
+        let ends = self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes);
+        (layers.sum::<usize>() + ends) as u64
+    }
+}
+
+struct Reader<'a> {
+    gguf: &'a Gguf,
+    file: &'a File,
+    bytes: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn layer(&mut self, index: usize, shape: &Shape, family: Family) -> Result<Layer, GgufError> {
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let (width, inner) = (shape.width, shape.feed_forward);
+        let bias = family.attention_bias;
+        Ok(Layer {
+            attention_norm: self.vector(&name("attn_norm"), width)?,
+            q: self.projection(&format!("blk.{index}.attn_q"), shape.query_width(), width, bias)?,
+            k: self.projection(&format!("blk.{index}.attn_k"), shape.kv_width(), width, bias)?,
+            v: self.projection(&format!("blk.{index}.attn_v"), shape.kv_width(), width, bias)?,
+            o: self.matrix(&name("attn_output"), width, shape.query_width())?,
+            feed_forward_norm: self.vector(&name("ffn_norm"), width)?,
+            gate: self.matrix(&name("ffn_gate"), inner, width)?,
+            up: self.matrix(&name("ffn_up"), inner, width)?,
+            down: self.matrix(&name("ffn_down"), width, inner)?,
+        })
+    }
+
+    fn projection(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Projection, GgufError> {
+        let bias_name = format!("{name}.bias");
+        let bias = match self.gguf.find_tensor(&bias_name) {
+            None if !bias => None,
+            _ => Some(self.vector(&bias_name, rows)?),
+        };
+        let matrix = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        Ok(Projection { matrix, bias })
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, GgufError> {
+        let (tensor, ty) = self.read(name, &[cols as u64, rows as u64])?;
+        Matrix::pack(ty, rows, cols, &self.bytes)
+            .map_err(|error| self.gguf.tensor_error(&tensor.name, format!("cannot be used: {error}")))
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {
+        let (tensor, ty) = self.read(name, &[len as u64])?;
+        let mut values = vec![0.0; len];
+        dequantize(ty, &self.bytes, &mut values)
+            .map_err(|error| self.gguf.tensor_error(&tensor.name, format!("cannot be used: {error}")))?;
+        Ok(values)
+    }
+
+    fn rope(&mut self, shape: &Shape, family: Family) -> Result<Rope, GgufError> {
+        const FACTORS: &str = "rope_freqs.weight";
+        let pairs = shape.rope_dims / 2;
+        let mut factors = match self.gguf.find_tensor(FACTORS) {
+            Some(_) => self.vector(FACTORS, pairs)?,
+            None => vec![1.0; pairs],
+        };
+        factors.iter_mut().for_each(|factor| *factor *= shape.rope_scale);
+        Rope::new(
+            family.rope,
+            shape.head_dim,
+            shape.rope_dims,
+            shape.rope_base,
+            Some(&factors),
+        )
+        .map_err(|error| {
+            self.gguf.metadata_error(
+                &format!("{}.rope.dimension_count", family.name),
+                format!("cannot be used: {error}"),
+            )
+        })
+    }
+
+    /// Reads a tensor of known extents into `self.bytes`.
+    fn read(&mut self, name: &str, dims: &[u64]) -> Result<(TensorInfo, TensorType), GgufError> {
+        let tensor = self.gguf.tensor(name)?;
+        if tensor.dims != dims {
+            let problem = format!("has the extents {:?}; the metadata asks for {dims:?}", tensor.dims);
+            return Err(self.gguf.tensor_error(name, problem));
+        }
+        let ty = TensorType::from_ggml(tensor.kind.id).ok_or_else(|| {
+            let problem = format!(
+                "has the type {}, which this engine does not compute with",
+                tensor.kind.name
+            );
+            self.gguf.tensor_error(name, problem)
+        })?;
+        self.gguf.read_tensor(self.file, tensor, &mut self.bytes)?;
+        Ok((tensor.clone(), ty))
+    }
+}

@@ -1,0 +1,221 @@
+//! Decides what a step computes: no phases, every sequence has `computed` chasing its known tokens under
+//! one budget of tokens (the loop of vLLM's V1 scheduler). Running sequences go first, each with at least
+//! one token, so that a long prompt never stops those that decode; then waiting ones are admitted in order.
+//! Without blocks the newest running sequence loses its own and is computed again later.
+//! Nothing here knows of tensors.
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
+
+use crate::kv::pool::BlockPool;
+use crate::kv::prefix::PrefixHash;
+use crate::request::{Request, RequestId};
+use crate::sequence::Sequence;
+
+/// The sizes that do not change while the engine lives.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Tokens a sequence may have.
+    pub context: usize,
+    /// Sequences that run at once; at most `batch_tokens`, so that each can move in every step.
+    pub sequences: usize,
+    /// Tokens of a step.
+    pub batch_tokens: usize,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+}
+
+/// A part of a step: `count` tokens of running sequence `index`, from its `computed` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Position in [`Scheduler::running`].
+    pub index: usize,
+    /// Tokens, at least one.
+    pub count: usize,
+}
+
+/// The sequences that live, in two queues, and the blocks that they share.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    pool: Rc<RefCell<BlockPool>>,
+    running: Vec<Sequence>,
+    waiting: VecDeque<Sequence>,
+    preemptions: u64,
+    prefix_queries: u64,
+    prefix_hits: u64,
+}
+
+impl Scheduler {
+    /// Nothing to do yet. One sequence of `limits.context` tokens must fit into `blocks`.
+    pub fn new(limits: Limits, blocks: u32) -> Self {
+        Self {
+            limits,
+            pool: Rc::new(RefCell::new(BlockPool::new(blocks))),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            preemptions: 0,
+            prefix_queries: 0,
+            prefix_hits: 0,
+        }
+    }
+
+    /// Queues a request whose prompt has been checked.
+    pub fn add(&mut self, request: Request) {
+        let pool = Rc::clone(&self.pool);
+        let sequence = Sequence::new(request, self.limits.context, self.limits.block_tokens, pool);
+        self.waiting.push_back(sequence);
+    }
+
+    /// Whether a request lives.
+    pub fn contains(&self, id: RequestId) -> bool {
+        self.running
+            .iter()
+            .chain(&self.waiting)
+            .any(|sequence| sequence.request.id == id)
+    }
+
+    /// Forgets a request, whatever its state; its blocks are free at once.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        let before = self.len();
+        self.running.retain(|sequence| sequence.request.id != id);
+        self.waiting.retain(|sequence| sequence.request.id != id);
+        self.len() < before
+    }
+
+    /// Sequences that live.
+    pub fn len(&self) -> usize {
+        self.running.len() + self.waiting.len()
+    }
+
+    /// The running sequences, oldest first.
+    pub fn running(&self) -> &[Sequence] {
+        &self.running
+    }
+
+    /// A running sequence.
+    pub fn running_mut(&mut self, index: usize) -> &mut Sequence {
+        &mut self.running[index]
+    }
+
+    /// Sequences in the queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes the finished sequences (rising positions in [`Scheduler::running`]) out.
+    pub fn remove(&mut self, finished: &[usize]) {
+        for &index in finished.iter().rev() {
+            self.running.remove(index);
+        }
+    }
+
+    /// Blocks held, and in all.
+    pub fn blocks(&self) -> (usize, usize) {
+        let pool = self.pool.borrow();
+        (pool.total() - pool.free(), pool.total())
+    }
+
+    /// Since the start: preemptions, prompt tokens looked up in the prefix cache, and found there.
+    pub fn counters(&self) -> (u64, u64, u64) {
+        (self.preemptions, self.prefix_queries, self.prefix_hits)
+    }
+
+    /// Fills `plan` with the next step, blocks allocated. Empty only without work.
+    pub fn plan(&mut self, plan: &mut Vec<Work>) {
+        plan.clear();
+        let mut budget = self.limits.batch_tokens;
+        let preempted = self.plan_running(plan, &mut budget);
+        if !preempted {
+            self.admit(plan, &mut budget);
+        }
+    }
+
+    /// One part for each running sequence; true if one lost its blocks.
+    fn plan_running(&mut self, plan: &mut Vec<Work>, budget: &mut usize) -> bool {
+        let before = self.preemptions;
+        let mut index = 0;
+        while index < self.running.len() {
+            // One token is kept for each of those behind.
+            let behind = self.running.len() - index - 1;
+            let sequence = &mut self.running[index];
+            let count = sequence.need().min(*budget - behind);
+            let blocks = (sequence.computed + count).div_ceil(self.limits.block_tokens);
+            if sequence.table.grow(blocks) {
+                plan.push(Work { index, count });
+                *budget -= count;
+                index += 1;
+                continue;
+            }
+            // The newest gives way; if that is this one, nothing is behind it and the loop ends.
+            if let Some(mut newest) = self.running.pop() {
+                newest.restart();
+                self.waiting.push_front(newest);
+                self.preemptions += 1;
+            }
+        }
+        self.preemptions > before
+    }
+
+    fn admit(&mut self, plan: &mut Vec<Work>, budget: &mut usize) {
+        if self.waiting.is_empty() || *budget == 0 {
+            return;
+        }
+        let mut underway = self.prefixes_underway();
+        let mut position = 0;
+        while *budget > 0 && self.running.len() < self.limits.sequences {
+            let Some(sequence) = self.waiting.get_mut(position) else {
+                break;
+            };
+            sequence.share_prefix();
+            let shared = sequence.computed / self.limits.block_tokens;
+            // What somebody computes right now is there in a later round, and costs nothing then.
+            let next = sequence.prefixes[..sequence.shareable()].get(shared);
+            if next.is_some_and(|prefix| underway.contains(prefix)) {
+                sequence.restart();
+                position += 1;
+                continue;
+            }
+            // All known tokens must fit, or admitting would only push others out.
+            let blocks = sequence.tokens.len().div_ceil(self.limits.block_tokens);
+            if blocks - shared > self.pool.borrow().free() {
+                sequence.restart();
+                break;
+            }
+            let count = sequence.need().min(*budget);
+            if !sequence
+                .table
+                .grow((sequence.computed + count).div_ceil(self.limits.block_tokens))
+            {
+                sequence.restart();
+                break;
+            }
+            if !sequence.started {
+                sequence.cached = sequence.computed.min(sequence.prompt_tokens);
+                self.prefix_queries += sequence.prompt_tokens as u64;
+                self.prefix_hits += sequence.cached as u64;
+            }
+            underway.extend(&sequence.prefixes[shared..]);
+            *budget -= count;
+            if let Some(sequence) = self.waiting.remove(position) {
+                plan.push(Work {
+                    index: self.running.len(),
+                    count,
+                });
+                self.running.push(sequence);
+            }
+        }
+    }
+
+    /// Names of the full blocks that running sequences are still computing.
+    fn prefixes_underway(&self) -> HashSet<PrefixHash> {
+        self.running
+            .iter()
+            .flat_map(|sequence| &sequence.prefixes[sequence.computed / self.limits.block_tokens..])
+            .copied()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

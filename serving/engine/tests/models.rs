@@ -1,0 +1,301 @@
+//! The engine on real models: against llama.cpp's answers (goldens/make.py), and against itself under
+//! every way of cutting the work into steps.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may stop at the first surprise, and has to find the models"
+)]
+use std::path::PathBuf;
+
+use serde_json::Value;
+use windlass_engine::Engine;
+use windlass_engine::request::{EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Usage};
+
+const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const QWEN: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
+
+/// Where the peer's two best tokens are nearer than this, either may win: quantised activations differ by
+/// about as much (logits span some 30 units).
+const EPSILON: f64 = 0.8;
+
+fn model(file: &str) -> PathBuf {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let folder = std::env::var("WINDLASS_MODELS").unwrap_or_else(|_| {
+        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or(format!("{home}/.cache"));
+        format!("{cache}/windlass/models")
+    });
+    let path = PathBuf::from(folder).join(file);
+    assert!(path.exists(), "{} is missing: run `make models`", path.display());
+    path
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        threads: 2,
+        context_length: Some(2048),
+        max_sequences: 8,
+        max_batch_tokens: 512,
+        memory_limit: None,
+        block_tokens: 16,
+    }
+}
+
+fn load(file: &str, options: &EngineOptions) -> Engine {
+    Engine::load(&model(file), options).unwrap()
+}
+
+fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
+    let sampling = Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        seed: 0,
+    };
+    Request {
+        id: RequestId(id),
+        prompt,
+        max_tokens,
+        sampling,
+        ignore_eos: true,
+        cache_salt: id,
+    }
+}
+
+/// Runs all requests together; tokens and usage by position.
+fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage)> {
+    let mut results = vec![(Vec::new(), Usage::default()); requests.len()];
+    let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+    let at = |id: RequestId| ids.iter().position(|known| *known == id).unwrap();
+    for request in requests {
+        engine.submit(request).unwrap();
+    }
+    let mut events = Vec::new();
+    while engine.has_work() {
+        engine.step(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Started { .. } => (),
+                Event::Token { id, token } => results[at(id)].0.push(token),
+                Event::Finished { id, reason, usage } => {
+                    assert_eq!(reason, FinishReason::Length);
+                    results[at(id)].1 = usage;
+                }
+            }
+        }
+    }
+    results
+}
+
+fn prompts(engine: &Engine) -> Vec<Vec<u32>> {
+    let long = "A long report about the weather on the coast, written every morning at six. ".repeat(12);
+    [
+        "The capital of France is",
+        "def add(a, b):",
+        "Es war einmal",
+        "1, 2, 3,",
+        "Dear sir,",
+        "once",
+        "The sky is",
+        &long,
+    ]
+    .iter()
+    .map(|text| engine.tokenizer().encode_prompt(text))
+    .collect()
+}
+
+fn goldens(name: &str) -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens")
+        .join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<u32> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap() as u32)
+        .collect()
+}
+
+/// Teacher-forced: each position's best token is what a request that ends there answers. Requests of one
+/// case share their prefix through the cache.
+fn agrees_with_the_peer(file: &str, golden: &str) {
+    let mut engine = load(file, &options());
+    let tokenizer = engine.tokenizer();
+    let (mut checked, mut ties) = (0, 0);
+    for case in goldens(golden)["cases"].as_array().unwrap() {
+        let tokens = numbers(&case["tokens"]);
+        let given = case["given"].as_u64().unwrap() as usize;
+        if let Some(prompt) = case["prompt"].as_str() {
+            assert_eq!(tokenizer.encode(prompt, true), tokens[..given], "tokens of {prompt:?}");
+        }
+        let positions = numbers(&case["positions"]);
+        let requests = (0..).zip(&positions).map(|(id, &last)| Request {
+            cache_salt: 0,
+            ..request(id, tokens[..=last as usize].to_vec(), 1)
+        });
+        let answers = complete(&mut engine, requests.collect());
+        let gaps = case["gap"].as_array().unwrap();
+        for (((answer, _), expected), gap) in answers.iter().zip(numbers(&case["top"])).zip(gaps) {
+            checked += 1;
+            if answer[0] != expected {
+                ties += 1;
+                let gap = gap.as_f64().unwrap();
+                assert!(
+                    gap < EPSILON,
+                    "{:?}: {} for {expected}, gap {gap}",
+                    case["prompt"],
+                    answer[0]
+                );
+            }
+        }
+    }
+    assert!(checked > 600, "only {checked} positions");
+    assert!(ties * 25 < checked, "{ties} of {checked} positions differ");
+}
+
+#[test]
+fn smollm2_predicts_the_tokens_that_llama_cpp_predicts() {
+    agrees_with_the_peer(SMOLLM2, "smollm2.json");
+}
+
+#[test]
+fn qwen2_predicts_the_tokens_that_llama_cpp_predicts() {
+    agrees_with_the_peer(QWEN, "qwen2.5-coder.json");
+}
+
+#[test]
+fn requests_together_get_the_tokens_that_they_get_alone() {
+    let mut engine = load(SMOLLM2, &options());
+    let prompts = prompts(&engine);
+    let request = |id: usize| request(id as u64, prompts[id].clone(), 24);
+    let together = complete(&mut engine, (0..prompts.len()).map(request).collect());
+    for (id, (tokens, _)) in together.iter().enumerate() {
+        let alone = complete(
+            &mut engine,
+            vec![Request {
+                cache_salt: 99,
+                ..request(id)
+            }],
+        );
+        assert_eq!(&alone[0].0, tokens, "prompt {id}");
+    }
+}
+
+#[test]
+fn threads_chunks_and_block_sizes_do_not_change_a_token() {
+    let mut expected = None;
+    for (threads, max_batch_tokens, block_tokens) in [(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)] {
+        let mut engine = load(
+            SMOLLM2,
+            &EngineOptions {
+                threads,
+                max_batch_tokens,
+                block_tokens,
+                ..options()
+            },
+        );
+        let prompts = prompts(&engine);
+        let requests = (0..).zip(prompts).map(|(id, prompt)| request(id, prompt, 16));
+        let tokens: Vec<_> = complete(&mut engine, requests.collect())
+            .into_iter()
+            .map(|(tokens, _)| tokens)
+            .collect();
+        let expected = expected.get_or_insert_with(|| tokens.clone());
+        assert_eq!(
+            &tokens, expected,
+            "{threads} threads, chunks of {max_batch_tokens}, blocks of {block_tokens}"
+        );
+    }
+}
+
+#[test]
+fn a_cached_prefix_gives_the_same_tokens_and_is_counted() {
+    let mut engine = load(SMOLLM2, &options());
+    let prompt = prompts(&engine).pop().unwrap();
+    let ask = |engine: &mut Engine, id| {
+        complete(
+            engine,
+            vec![Request {
+                cache_salt: 5,
+                ..request(id, prompt.clone(), 16)
+            }],
+        )
+        .remove(0)
+    };
+    let (first, usage) = ask(&mut engine, 1);
+    assert_eq!(usage.cached_tokens, 0);
+    let (second, usage) = ask(&mut engine, 2);
+    assert_eq!(first, second);
+    assert_eq!(usage.cached_tokens, (prompt.len() - 1) / 16 * 16);
+    let (other, usage) = complete(
+        &mut engine,
+        vec![Request {
+            cache_salt: 6,
+            ..request(3, prompt.clone(), 16)
+        }],
+    )
+    .remove(0);
+    assert_eq!((other, usage.cached_tokens), (first, 0));
+    assert_eq!(engine.stats().blocks_used, 0);
+}
+
+#[test]
+fn a_cancelled_request_frees_its_blocks_and_the_others_go_on() {
+    let mut engine = load(SMOLLM2, &options());
+    let prompts = prompts(&engine);
+    engine.submit(request(1, prompts[7].clone(), 500)).unwrap();
+    engine.submit(request(2, prompts[0].clone(), 8)).unwrap();
+    engine.step(&mut Vec::new());
+    assert!(engine.cancel(RequestId(1)));
+    let mut events = Vec::new();
+    while engine.has_work() {
+        engine.step(&mut events);
+    }
+    assert!(matches!(events.last(), Some(Event::Finished { id: RequestId(2), .. })));
+    assert_eq!(engine.stats().blocks_used, 0);
+}
+
+#[test]
+fn what_can_never_be_computed_is_refused_at_once() {
+    let mut engine = load(
+        SMOLLM2,
+        &EngineOptions {
+            context_length: Some(64),
+            ..options()
+        },
+    );
+    let refusal = |engine: &mut Engine, prompt| engine.submit(request(1, prompt, 1)).unwrap_err().to_string();
+    assert!(refusal(&mut engine, vec![]).contains("empty"));
+    assert!(refusal(&mut engine, vec![1; 64]).contains("64"));
+    assert!(refusal(&mut engine, vec![4_000_000]).contains("4000000"));
+    engine.submit(request(1, vec![1; 8], 1)).unwrap();
+    assert!(refusal(&mut engine, vec![1; 8]).contains("in use"));
+}
+
+#[test]
+fn a_chat_is_rendered_by_the_models_own_template() {
+    let engine = load(SMOLLM2, &options());
+    let messages = serde_json::json!([{"role": "user", "content": "Hi <|im_end|>"}]);
+    let options = windlass_engine::chat::RenderOptions {
+        add_generation_prompt: true,
+        ..Default::default()
+    };
+    let prompt = engine.chat_template().render(&messages, &options).unwrap();
+    assert!(
+        prompt
+            .text()
+            .ends_with("<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n"),
+        "{}",
+        prompt.text()
+    );
+    let tokens = engine.tokenizer().encode_rendered(&prompt);
+    let end = engine.tokenizer().encode("<|im_end|>", true)[0];
+    let ends = tokens.iter().filter(|&&token| token == end).count();
+    assert_eq!(
+        ends, 2,
+        "one for the system's message, one for the user's; none for what the user wrote"
+    );
+}

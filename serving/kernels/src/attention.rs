@@ -1,0 +1,416 @@
+//! Causal attention of a batch of query rows over the paged cache, with grouped query heads: all
+//! query heads of a KV head go over its keys and values together.
+//!
+//! The result of a row depends on its query, its position and the keys and values of its sequence
+//! alone. Positions are cut into splits of 256 whatever the block size; in a split the softmax has
+//! its own maximum, sums of exponentials are kept in 8 lanes by position and added as a fixed tree,
+//! values are added in the order of the positions; splits are merged in order.
+
+#[cfg(test)]
+mod tests;
+
+use crate::kv::{EIGHT, KvCache};
+use crate::lanes::{LANES, Lanes, lanes_fn};
+use crate::pool::{OutRows, Pool};
+
+/// Positions of a split: scores of 256 tokens and their values stay in the first-level cache.
+const SPLIT: usize = 256;
+/// Query vectors (row, head) that are aimed at together, unless one row alone has more heads.
+const VECTORS: usize = 16;
+/// Query vectors that one pass over keys or values serves: 8 accumulators.
+const PASS: usize = 4;
+
+/// One row of queries: where its sequence lies and which position it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// The blocks of the sequence, in order; they hold at least `position + 1` tokens.
+    pub blocks: &'a [u32],
+    /// The row attends to positions `0..=position`.
+    pub position: usize,
+}
+
+impl Pool {
+    /// Attention of `queries.len()` rows in one layer. `q` and `out` are rows x heads x head_dim; scores
+    /// are `scale * (q · k)`. The cache holds the keys and values of the rows already. Neighbouring rows
+    /// of one sequence (the same `blocks` slice, rising positions) are computed together.
+    ///
+    /// # Panics
+    /// If the heads are no multiple of the cache's, or a length, block or position does not fit.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call is one layer's attention; a struct would only rename this"
+    )]
+    pub fn attention(
+        &self,
+        cache: &KvCache,
+        layer: usize,
+        heads: usize,
+        scale: f32,
+        queries: &[Query<'_>],
+        q: &[f32],
+        out: &mut [f32],
+    ) {
+        let width = heads * cache.head_dim();
+        assert!(
+            heads > 0 && heads.is_multiple_of(cache.kv_heads()),
+            "attention: {heads} heads over {}",
+            cache.kv_heads()
+        );
+        assert!(
+            q.len() == queries.len() * width && out.len() == q.len(),
+            "attention: length of queries or output"
+        );
+        for query in queries {
+            let tokens = query.blocks.len() * cache.block_tokens();
+            assert!(
+                query.position < tokens,
+                "attention: position {} in blocks of {tokens}",
+                query.position
+            );
+        }
+        let ratio = heads / cache.kv_heads();
+        let groups = group_rows(queries, (VECTORS / ratio).max(1));
+        let out = OutRows::new(out, width);
+        let span = ratio * cache.head_dim();
+        self.for_each_index_with(groups.len() * cache.kv_heads(), Scratch::default, |scratch, item| {
+            let (rows, head) = (groups[item / cache.kv_heads()].clone(), item % cache.kv_heads());
+            let first = rows.start;
+            scratch.begin(&queries[rows], cache.head_dim(), ratio, |row| {
+                (&q[(first + row) * width + head * span..][..span], scale)
+            });
+            attend(
+                self.isa(),
+                cache,
+                layer,
+                head,
+                &queries[first..first + scratch.rows],
+                scratch,
+            );
+            for (row, result) in scratch.result.chunks_exact(span).enumerate() {
+                // SAFETY: each (row, head) belongs to one item, and items are handed out once.
+                unsafe { out.write(first + row, head * span, result) };
+            }
+        });
+    }
+}
+
+/// Runs of rows of one sequence whose positions follow each other, at most `limit` long.
+fn group_rows(queries: &[Query<'_>], limit: usize) -> Vec<std::ops::Range<usize>> {
+    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
+    for (row, query) in queries.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group)
+                if group.len() < limit
+                    && std::ptr::eq(queries[row - 1].blocks, query.blocks)
+                    && queries[row - 1].position + 1 == query.position =>
+            {
+                group.end = row + 1;
+            }
+            _ => groups.push(row..row + 1),
+        }
+    }
+    groups
+}
+
+/// What one thread needs for one item; vectors are rows x heads of one KV head.
+#[derive(Default)]
+struct Scratch {
+    rows: usize,
+    ratio: usize,
+    dim: usize,
+    /// vectors x dim: the queries, scaled.
+    queries: Vec<f32>,
+    /// vectors x SPLIT: scores, then their exponentials.
+    scores: Vec<f32>,
+    /// vectors x dim: the values of the current split, weighted.
+    split: Vec<f32>,
+    /// vectors: largest score, and sum of exponentials relative to it, of the splits so far.
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    /// vectors x dim: weighted values of the splits so far; in the end, the outputs.
+    result: Vec<f32>,
+}
+
+impl Scratch {
+    fn begin<'a>(&mut self, rows: &[Query<'_>], dim: usize, ratio: usize, query: impl Fn(usize) -> (&'a [f32], f32)) {
+        (self.rows, self.ratio, self.dim) = (rows.len(), ratio, dim);
+        let vectors = rows.len() * ratio;
+        self.queries.clear();
+        for row in 0..rows.len() {
+            let (q, scale) = query(row);
+            self.queries.extend(q.iter().map(|x| x * scale));
+        }
+        self.scores.resize(vectors * SPLIT, 0.0);
+        self.split.resize(vectors * dim, 0.0);
+        self.max.resize(vectors, 0.0);
+        self.sum.resize(vectors, 0.0);
+        self.result.resize(vectors * dim, 0.0);
+    }
+}
+
+lanes_fn! {
+    /// Attention of all vectors of `scratch` over one KV head; leaves the outputs in `scratch.result`.
+    fn attend(l, cache: &KvCache, layer: usize, head: usize, rows: &[Query<'_>], scratch: &mut Scratch) {
+        let Some(last) = rows.last() else { return };
+        let vectors = scratch.rows * scratch.ratio;
+        for first in (0..=last.position).step_by(SPLIT) {
+            // Tokens of this split that a vector sees; rows rise in position, so the counts do too.
+            let ratio = scratch.ratio;
+            let seen = |vector: usize| (rows[vector / ratio].position + 1).saturating_sub(first).min(SPLIT);
+            score(l, cache, layer, head, last.blocks, first, seen(vectors - 1), scratch);
+            scratch.split.fill(0.0);
+            let mut sums = [0.0; VECTORS];
+            let mut maxima = [0.0; VECTORS];
+            // More vectors than VECTORS come only from one row with many heads: they go in parts.
+            for from in (0..vectors).step_by(VECTORS) {
+                let part = from..(from + VECTORS).min(vectors);
+                for vector in part.clone() {
+                    let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
+                    (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen(vector));
+                }
+                weigh(l, cache, layer, head, last.blocks, first, part.clone(), &seen, scratch);
+                for vector in part {
+                    if seen(vector) > 0 {
+                        merge(l, scratch, vector, first == 0, maxima[vector - from], sums[vector - from]);
+                    }
+                }
+            }
+        }
+        for vector in 0..vectors {
+            let sum = l.splat(scratch.sum[vector]);
+            let dim = scratch.dim;
+            for eight in scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0 {
+                l.store(l.div(l.load(eight), sum), eight);
+            }
+        }
+    }
+}
+
+/// Scores of all vectors against tokens `first..first + count`, rounded up to eights.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
+fn score<L: Lanes>(
+    l: L,
+    cache: &KvCache,
+    layer: usize,
+    head: usize,
+    blocks: &[u32],
+    first: usize,
+    count: usize,
+    scratch: &mut Scratch,
+) {
+    let vectors = scratch.rows * scratch.ratio;
+    for token in (0..count).step_by(EIGHT) {
+        let position = first + token;
+        let block = blocks[position / cache.block_tokens()];
+        let keys = cache.key_eight(layer, block, head, position % cache.block_tokens());
+        // Blocks lie anywhere, so the processor cannot guess the next one: the values are asked for while the keys
+        // are scored, and the keys two eights ahead.
+        l.prefetch(cache.value_eight(layer, block, head, position % cache.block_tokens()));
+        let ahead = position + 2 * EIGHT;
+        if token + 2 * EIGHT < count {
+            let block = blocks[ahead / cache.block_tokens()];
+            l.prefetch(
+                cache
+                    .key_eight(layer, block, head, ahead % cache.block_tokens())
+                    .as_flattened(),
+            );
+        }
+        let mut vector = 0;
+        while vector + PASS <= vectors {
+            score_pass::<L, PASS>(l, keys, vector, token, scratch);
+            vector += PASS;
+        }
+        match vectors - vector {
+            1 => score_pass::<L, 1>(l, keys, vector, token, scratch),
+            2 => score_pass::<L, 2>(l, keys, vector, token, scratch),
+            3 => score_pass::<L, 3>(l, keys, vector, token, scratch),
+            _ => {}
+        }
+    }
+}
+
+/// Scores of `N` vectors against eight tokens: even and odd dimensions apart, added at the end.
+#[inline(always)]
+fn score_pass<L: Lanes, const N: usize>(
+    l: L,
+    keys: &[[u16; EIGHT]],
+    vector: usize,
+    token: usize,
+    scratch: &mut Scratch,
+) {
+    let dim = scratch.dim;
+    let pairs = keys.as_chunks::<2>().0;
+    let queries: [&[[f32; 2]]; N] =
+        std::array::from_fn(|n| &scratch.queries[(vector + n) * dim..][..dim].as_chunks::<2>().0[..pairs.len()]);
+    let mut even = [l.splat(0.0); N];
+    let mut odd = [l.splat(0.0); N];
+    for (pair, keys) in pairs.iter().enumerate() {
+        let (k0, k1) = (l.load_f16(&keys[0]), l.load_f16(&keys[1]));
+        for n in 0..N {
+            let [q0, q1] = queries[n][pair];
+            even[n] = l.fma(l.splat(q0), k0, even[n]);
+            odd[n] = l.fma(l.splat(q1), k1, odd[n]);
+        }
+    }
+    for n in 0..N {
+        let at = (vector + n) * SPLIT + token;
+        if let Some(scores) = scratch.scores[at..].first_chunk_mut::<LANES>() {
+            l.store(l.add(even[n], odd[n]), scores);
+        }
+    }
+}
+
+/// Replaces the first `count` scores by exp(score - max) and what follows in the last eight by zeros;
+/// returns the maximum and the sum.
+#[inline(always)]
+fn exponentials<L: Lanes>(l: L, scores: &mut [f32], count: usize) -> (f32, f32) {
+    let eights = &mut scores.as_chunks_mut::<LANES>().0[..count.div_ceil(LANES)];
+    if let Some(last) = eights.last_mut() {
+        // Tokens beyond the row's position: whatever their keys are, their weight is exp(-inf) = 0.
+        last[count - (count - 1) / LANES * LANES..].fill(f32::NEG_INFINITY);
+    }
+    let mut max = l.splat(f32::NEG_INFINITY);
+    for eight in eights.iter() {
+        max = l.max(l.load(eight), max);
+    }
+    let max = l.max_of(max);
+    let mut sum = l.splat(0.0);
+    for eight in eights.iter_mut() {
+        let e = l.exp(l.sub(l.load(eight), l.splat(max)));
+        l.store(e, eight);
+        sum = l.add(sum, e);
+    }
+    (max, l.sum(sum))
+}
+
+/// Adds the values of the split, weighted, for the vectors of `part`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
+fn weigh<L: Lanes>(
+    l: L,
+    cache: &KvCache,
+    layer: usize,
+    head: usize,
+    blocks: &[u32],
+    first: usize,
+    part: std::ops::Range<usize>,
+    seen: &impl Fn(usize) -> usize,
+    scratch: &mut Scratch,
+) {
+    let Scratch { scores, split, dim, .. } = scratch;
+    let dim = *dim;
+    let most = part.clone().next_back().map_or(0, seen);
+    for token in (0..most).step_by(EIGHT) {
+        let position = first + token;
+        let block = blocks[position / cache.block_tokens()];
+        let values = cache.value_eight(layer, block, head, position % cache.block_tokens());
+        let mut vector = part.start;
+        while vector < part.end {
+            // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.
+            // Counts rise with the vectors, so those from the first that sees all eight on go together.
+            let tokens = seen(vector).saturating_sub(token).min(EIGHT);
+            let together = if tokens == EIGHT {
+                PASS.min(part.end - vector)
+            } else {
+                1
+            };
+            match together {
+                1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
+                2 => weigh_rows::<L, 2>(l, values, dim, tokens, vector, token, scores, split),
+                3 => weigh_rows::<L, 3>(l, values, dim, tokens, vector, token, scores, split),
+                _ => weigh_rows::<L, PASS>(l, values, dim, tokens, vector, token, scores, split),
+            }
+            vector += together;
+        }
+    }
+}
+
+/// All dimensions of `N` vectors, two registers of them at a time.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
+fn weigh_rows<L: Lanes, const N: usize>(
+    l: L,
+    values: &[u16],
+    dim: usize,
+    tokens: usize,
+    vector: usize,
+    token: usize,
+    scores: &[f32],
+    split: &mut [f32],
+) {
+    let mut at = 0;
+    while at + 2 * LANES <= dim {
+        weigh_pass::<L, N, 2>(l, values, dim, at, tokens, vector, token, scores, split);
+        at += 2 * LANES;
+    }
+    if at < dim {
+        weigh_pass::<L, N, 1>(l, values, dim, at, tokens, vector, token, scores, split);
+    }
+}
+
+/// `split += weight * value` over `tokens` of eight tokens, for `N` vectors and `W` registers of dimensions from `at`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
+fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
+    l: L,
+    values: &[u16],
+    dim: usize,
+    at: usize,
+    tokens: usize,
+    vector: usize,
+    token: usize,
+    scores: &[f32],
+    split: &mut [f32],
+) {
+    let mut acc = [[l.splat(0.0); W]; N];
+    let mut weights = [&[0.0; EIGHT]; N];
+    for n in 0..N {
+        let row = split[(vector + n) * dim + at..][..W * LANES].as_chunks::<LANES>().0;
+        for w in 0..W {
+            acc[n][w] = l.load(&row[w]);
+        }
+        weights[n] = &scores[(vector + n) * SPLIT + token..].as_chunks::<EIGHT>().0[0];
+    }
+    for (t, row) in values.chunks_exact(dim).take(tokens).enumerate().take(EIGHT) {
+        let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
+        let mut value = [l.splat(0.0); W];
+        for w in 0..W {
+            value[w] = l.load_f16(&row[w]);
+        }
+        for n in 0..N {
+            let weight = l.splat(weights[n][t]);
+            for w in 0..W {
+                acc[n][w] = l.fma(weight, value[w], acc[n][w]);
+            }
+        }
+    }
+    for n in 0..N {
+        let row = split[(vector + n) * dim + at..][..W * LANES].as_chunks_mut::<LANES>().0;
+        for w in 0..W {
+            l.store(acc[n][w], &mut row[w]);
+        }
+    }
+}
+
+/// Joins a split to those before it, both brought to the larger of their maxima.
+#[inline(always)]
+fn merge<L: Lanes>(l: L, scratch: &mut Scratch, vector: usize, is_first: bool, max: f32, sum: f32) {
+    let dim = scratch.dim;
+    let split = scratch.split[vector * dim..][..dim].as_chunks::<LANES>().0;
+    let result = scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0;
+    if is_first {
+        result.copy_from_slice(split);
+        (scratch.max[vector], scratch.sum[vector]) = (max, sum);
+        return;
+    }
+    let old = scratch.max[vector];
+    let larger = if old > max { old } else { max };
+    let keep = l.exp(l.splat(old - larger));
+    let join = l.exp(l.splat(max - larger));
+    for (result, split) in result.iter_mut().zip(split) {
+        l.store(l.fma(l.load(split), join, l.mul(l.load(result), keep)), result);
+    }
+    let total = l.fma(l.splat(sum), join, l.mul(l.splat(scratch.sum[vector]), keep));
+    (scratch.max[vector], scratch.sum[vector]) = (larger, l.to_array(total)[0]);
+}

@@ -1,0 +1,218 @@
+//! Attention against plain arithmetic in f64, and against itself on other instruction sets, batches,
+//! block sizes and numbers of threads.
+
+use super::Query;
+use crate::isa::Isa;
+use crate::kv::KvCache;
+use crate::pool::Pool;
+use crate::sample::{Random, bits};
+use half::f16;
+
+/// Keys, values and queries of one sequence: tokens x heads x dim.
+struct Sequence {
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+}
+
+impl Sequence {
+    fn new(seed: u64, tokens: usize, heads: usize, kv_heads: usize, dim: usize) -> Sequence {
+        let mut random = Random::new(seed);
+        let mut floats = |heads: usize, factor: f32| -> Vec<f32> {
+            (0..tokens * heads * dim)
+                .map(|_| f16::from_f32(random.float() * factor).to_f32())
+                .collect()
+        };
+        let (keys, values, queries) = (floats(kv_heads, 2.0), floats(kv_heads, 1.0), floats(heads, 3.0));
+        Sequence {
+            heads,
+            kv_heads,
+            dim,
+            keys,
+            values,
+            queries,
+        }
+    }
+
+    fn tokens(&self) -> usize {
+        self.keys.len() / (self.kv_heads * self.dim)
+    }
+
+    /// Blocks for the sequence, scattered through a cache of two layers whose other memory is NaN.
+    fn cache(&self, block_tokens: usize) -> (KvCache, Vec<u32>) {
+        let count = self.tokens().div_ceil(block_tokens);
+        let mut cache = KvCache::new(2, self.kv_heads, self.dim, block_tokens, 2 * count).unwrap();
+        let blocks: Vec<u32> = (0..count).map(|i| ((count - 1 - i) * 2 + i % 2) as u32).collect();
+        let width = self.kv_heads * self.dim;
+        let nan = vec![f32::NAN; width];
+        for layer in 0..2 {
+            for block in 0..2 * count as u32 {
+                (0..block_tokens).for_each(|slot| cache.write(layer, block, slot, &nan, &nan));
+            }
+        }
+        for (token, (k, v)) in self
+            .keys
+            .chunks_exact(width)
+            .zip(self.values.chunks_exact(width))
+            .enumerate()
+        {
+            cache.write(1, blocks[token / block_tokens], token % block_tokens, k, v);
+        }
+        (cache, blocks)
+    }
+
+    /// Attention of the tokens `rows`, computed by `pool` in one call.
+    fn attend(&self, pool: &Pool, block_tokens: usize, rows: std::ops::Range<usize>) -> Vec<f32> {
+        let (cache, blocks) = self.cache(block_tokens);
+        let queries: Vec<Query<'_>> = rows
+            .clone()
+            .map(|position| Query {
+                blocks: &blocks,
+                position,
+            })
+            .collect();
+        let width = self.heads * self.dim;
+        let mut out = vec![f32::NAN; rows.len() * width];
+        let scale = 1.0 / (self.dim as f32).sqrt();
+        pool.attention(
+            &cache,
+            1,
+            self.heads,
+            scale,
+            &queries,
+            &self.queries[rows.start * width..rows.end * width],
+            &mut out,
+        );
+        out
+    }
+
+    fn exact(&self, token: usize, head: usize) -> Vec<f64> {
+        let kv = |x: &[f32], t: usize, i: usize| {
+            f64::from(x[(t * self.kv_heads + head / (self.heads / self.kv_heads)) * self.dim + i])
+        };
+        let query = &self.queries[(token * self.heads + head) * self.dim..][..self.dim];
+        let score = |t: usize| {
+            query
+                .iter()
+                .enumerate()
+                .map(|(i, &q)| f64::from(q) * kv(&self.keys, t, i))
+                .sum::<f64>()
+                / (self.dim as f64).sqrt()
+        };
+        let weights: Vec<f64> = (0..=token).map(|t| score(t).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        (0..self.dim)
+            .map(|i| {
+                weights
+                    .iter()
+                    .enumerate()
+                    .map(|(t, w)| w * kv(&self.values, t, i))
+                    .sum::<f64>()
+                    / total
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn attention_equals_plain_arithmetic() {
+    for (tokens, heads, kv_heads, dim) in [
+        (1, 1, 1, 8),
+        (9, 9, 3, 64),
+        (300, 4, 2, 24),
+        (530, 14, 2, 16),
+        (40, 20, 1, 32),
+    ] {
+        let sequence = Sequence::new(20, tokens, heads, kv_heads, dim);
+        for isa in [Isa::scalar(), Isa::detect()] {
+            let out = sequence.attend(&Pool::with_isa(2, isa).unwrap(), 16, 0..tokens);
+            for token in [0, tokens / 2, tokens - 1] {
+                for head in 0..heads {
+                    let got = &out[(token * heads + head) * dim..][..dim];
+                    for (got, want) in got.iter().zip(sequence.exact(token, head)) {
+                        assert!(
+                            (f64::from(*got) - want).abs() < 3e-6,
+                            "{} token {token} head {head}: {got}, not {want}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for (tokens, heads, kv_heads, dim) in [(270, 9, 3, 64), (33, 14, 2, 64), (12, 18, 1, 40)] {
+        let sequence = Sequence::new(21, tokens, heads, kv_heads, dim);
+        let scalar = sequence.attend(&Pool::with_isa(1, Isa::scalar()).unwrap(), 16, 0..tokens);
+        let detected = sequence.attend(&Pool::new(1).unwrap(), 16, 0..tokens);
+        assert_eq!(bits(&scalar), bits(&detected));
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_batch_threads_or_block_size() {
+    let sequence = Sequence::new(22, 523, 6, 2, 32);
+    let width = 6 * 32;
+    let all = sequence.attend(&Pool::new(1).unwrap(), 16, 0..523);
+    for (threads, block_tokens) in [(1, 8), (2, 16), (3, 32), (2, 264)] {
+        let pool = Pool::new(threads).unwrap();
+        for rows in [0..523, 0..1, 255..256, 256..258, 500..523, 522..523] {
+            let part = sequence.attend(&pool, block_tokens, rows.clone());
+            assert_eq!(
+                bits(&part),
+                bits(&all[rows.start * width..rows.end * width]),
+                "{rows:?} in {block_tokens}s"
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_of_different_sequences_share_a_batch() {
+    let (a, b) = (Sequence::new(23, 30, 4, 2, 16), Sequence::new(24, 30, 4, 2, 16));
+    let width = 4 * 16;
+    let mut cache = KvCache::new(1, 2, 16, 8, 8).unwrap();
+    let blocks: [Vec<u32>; 2] = [vec![7, 1, 3, 5], vec![0, 2, 4, 6]];
+    for (sequence, blocks) in [&a, &b].into_iter().zip(&blocks) {
+        for token in 0..30 {
+            let row = |x: &[f32]| x[token * 32..][..32].to_vec();
+            cache.write(
+                0,
+                blocks[token / 8],
+                token % 8,
+                &row(&sequence.keys),
+                &row(&sequence.values),
+            );
+        }
+    }
+    let order = [(0, 5), (0, 6), (1, 7), (1, 29), (0, 7), (0, 29)];
+    let queries: Vec<Query<'_>> = order
+        .iter()
+        .map(|&(s, position)| Query {
+            blocks: &blocks[s],
+            position,
+        })
+        .collect();
+    let q: Vec<f32> = order
+        .iter()
+        .flat_map(|&(s, p)| [&a, &b][s].queries[p * width..][..width].to_vec())
+        .collect();
+    let mut out = vec![0.0; q.len()];
+    Pool::new(2)
+        .unwrap()
+        .attention(&cache, 0, 4, 0.25, &queries, &q, &mut out);
+    for (row, &(s, p)) in order.iter().enumerate() {
+        let alone = [&a, &b][s].attend(&Pool::new(1).unwrap(), 16, p..p + 1);
+        assert_eq!(
+            bits(&out[row * width..][..width]),
+            bits(&alone),
+            "sequence {s}, position {p}"
+        );
+    }
+}

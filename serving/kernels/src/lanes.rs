@@ -1,0 +1,212 @@
+//! Eight f32 lanes, as an array and as an AVX2 register. A row operation is written once over
+//! [`Lanes`] and compiled for both by [`lanes_fn`]; every method is defined so exactly (order,
+//! rounding, what happens to NaN) that the two give the same bits.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+
+use half::f16;
+
+/// Lanes in a vector.
+pub(crate) const LANES: usize = 8;
+
+/// Arithmetic on eight lanes. A value of an implementing type is the proof that its instructions exist.
+pub(crate) trait Lanes: Copy {
+    /// Eight f32.
+    type F: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// The eight values, in order.
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    /// The eight IEEE halves whose bits are given, in order.
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// The lanes in order.
+    fn store(self, v: Self::F, out: &mut [f32; LANES]);
+    /// `a + b`.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: a NaN on either side gives `b`.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: a NaN on either side gives `b`.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// 2 to the power of an integral `n` in -126..=127; anything for other `n`.
+    fn exp2_int(self, n: Self::F) -> Self::F;
+    /// `if a < b { 0 } else { x }`; a NaN gives `x`.
+    fn zero_if_less(self, a: Self::F, b: Self::F, x: Self::F) -> Self::F;
+    /// The magnitude.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// `x * inverse` rounded to the nearest integer, ties to even, for 32 values whose products are
+    /// within -127.5..127.5.
+    fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]);
+
+    /// A hint that these halves are read soon.
+    fn prefetch(self, x: &[u16]);
+
+    /// Up to eight values; the missing lanes are `fill`.
+    #[inline(always)]
+    fn load_part(self, x: &[f32], fill: f32) -> Self::F {
+        let mut full = [fill; LANES];
+        full[..x.len()].copy_from_slice(x);
+        self.load(&full)
+    }
+
+    /// The lanes as an array.
+    #[inline(always)]
+    fn to_array(self, v: Self::F) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        self.store(v, &mut out);
+        out
+    }
+
+    /// The sum of the lanes, as a tree of fixed shape.
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        let x = self.to_array(v);
+        ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+    }
+
+    /// The largest lane; NaN lanes lose.
+    #[inline(always)]
+    fn max_of(self, v: Self::F) -> f32 {
+        self.to_array(v)
+            .into_iter()
+            .fold(f32::NEG_INFINITY, |best, x| if x > best { x } else { best })
+    }
+
+    /// e to the power of `x`, to within 2 units of the last place: 0 below -87.3, capped above 88.3 (still
+    /// finite), NaN for NaN. Range reduction by ln 2 in two parts and a polynomial of degree 6
+    /// (Cephes `expf`, S. Moshier).
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        let lowest = self.splat(-87.3);
+        let capped = self.min(self.splat(88.3), x);
+        let n = self.round(self.mul(capped, self.splat(std::f32::consts::LOG2_E)));
+        // ln 2 = 0.693359375 - 2.12194440e-4; the first part has 9 bits, so n times it is exact.
+        let r = self.fma(n, self.splat(-0.693_359_4), capped);
+        let r = self.fma(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
+            p = self.fma(p, r, self.splat(c));
+        }
+        let y = self.add(self.fma(p, self.mul(r, r), r), self.splat(1.0));
+        self.zero_if_less(x, lowest, self.mul(y, self.exp2_int(n)))
+    }
+}
+
+/// The portable lanes, and the definition of what every other kind of lanes computes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar;
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    std::array::from_fn(f)
+}
+
+impl Lanes for Scalar {
+    type F = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        *x
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+        each(|i| f16::from_bits(x[i]).to_f32())
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, out: &mut [f32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        each(|i| a[i].round_ties_even())
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: Self::F) -> Self::F {
+        each(|i| f32::from_bits((n[i] as i32).wrapping_add(127).wrapping_shl(23) as u32))
+    }
+    #[inline(always)]
+    fn zero_if_less(self, a: Self::F, b: Self::F, x: Self::F) -> Self::F {
+        each(|i| if a[i] < b[i] { 0.0 } else { x[i] })
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        each(|i| a[i].abs())
+    }
+    #[inline(always)]
+    fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]) {
+        for (q, x) in out.iter_mut().zip(x) {
+            *q = (x * inverse).round_ties_even() as i8;
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, _: &[u16]) {}
+}
+
+/// Defines `fn name(isa: Isa, …)` from a body over any lanes `l`, compiled once for each kind.
+macro_rules! lanes_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($l:ident $(, $arg:ident: $ty:ty)* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "the macro adds one argument to what the caller wrote")]
+        $vis fn $name(isa: crate::isa::Isa $(, $arg: $ty)*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "the macro adds one argument to what the caller wrote")]
+            fn body<L: crate::lanes::Lanes>($l: L $(, $arg: $ty)*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments, reason = "the macro adds one argument to what the caller wrote")]
+            fn avx2(lanes: crate::lanes::avx2::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
+                body(lanes $(, $arg)*)
+            }
+            match isa.0 {
+                crate::isa::Kind::Scalar(lanes) => body(lanes $(, $arg)*),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a value of `Avx2` exists only where the processor has the three features.
+                crate::isa::Kind::Avx2(lanes) => unsafe { avx2(lanes $(, $arg)*) },
+            }
+        }
+    };
+}
+pub(crate) use lanes_fn;

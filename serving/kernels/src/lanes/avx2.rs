@@ -1,0 +1,116 @@
+//! The lanes as one AVX2 register. Results equal those of the portable lanes bit for bit.
+//! Every method is inlined into a function compiled for AVX2 (see `lanes_fn`), so that the
+//! intrinsics become single instructions.
+
+use super::{LANES, Lanes};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX2, FMA and F16C: `detect` is the only way to a value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Avx2> {
+        let there =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        there.then_some(Avx2(()))
+    }
+}
+
+/// One or more intrinsics, allowed because `self` is the proof that the processor has them.
+macro_rules! has {
+    ($e:expr) => {
+        // SAFETY: `Avx2` exists only where AVX2, FMA and F16C do; pointers come from references to
+        // whole vectors and the loads and stores are the unaligned ones.
+        unsafe { $e }
+    };
+}
+
+impl Lanes for Avx2 {
+    type F = __m256;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        has!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m256 {
+        has!(_mm256_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> __m256 {
+        has!(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn store(self, v: __m256, out: &mut [f32; LANES]) {
+        has!(_mm256_storeu_ps(out.as_mut_ptr(), v))
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        has!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        has!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        has!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        has!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        has!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        has!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        has!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        has!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: __m256) -> __m256 {
+        has!({
+            let biased = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn zero_if_less(self, a: __m256, b: __m256, x: __m256) -> __m256 {
+        has!(_mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b), x))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        has!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    }
+    #[inline(always)]
+    fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]) {
+        has!({
+            let inverse = _mm256_set1_ps(inverse);
+            let part =
+                |i: usize| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i * LANES)), inverse));
+            let low = _mm256_packs_epi32(part(0), part(1));
+            let high = _mm256_packs_epi32(part(2), part(3));
+            // The packs work within 128-bit halves and leave the fours in the order 0 2 4 6 1 3 5 7.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes);
+        })
+    }
+    #[inline(always)]
+    fn prefetch(self, x: &[u16]) {
+        // A cache line is 32 halves.
+        for line in x.chunks(32) {
+            has!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Operations on single rows: norm, activation, sum, and what sampling needs. Each is deterministic
+//! and the same on every instruction set; none allocates.
+
+use crate::isa::Isa;
+use crate::lanes::{LANES, lanes_fn};
+
+/// `out = x / sqrt(mean(x²) + eps) * weight`, over one row; the three slices are equally long.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn rmsnorm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    rmsnorm_on(Isa::detect(), x, weight, eps, out);
+}
+
+/// `out = gate / (1 + exp(-gate)) * up`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    silu_mul_on(Isa::detect(), gate, up, out);
+}
+
+/// `x += y`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "add: lengths differ");
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// The index of the largest element, the first of equals. NaN never wins; 0 if there is nothing else.
+pub fn argmax(x: &[f32]) -> usize {
+    let best = largest_on(Isa::detect(), x);
+    x.iter().position(|&v| v == best).unwrap_or(0)
+}
+
+/// `ln(sum(exp(x)))`, without overflow; minus infinity for an empty slice.
+pub fn logsumexp(x: &[f32]) -> f32 {
+    logsumexp_on(Isa::detect(), x)
+}
+
+/// Replaces logits by probabilities: `exp(x - max) / sum`.
+pub fn softmax(x: &mut [f32]) {
+    softmax_on(Isa::detect(), x);
+}
+
+lanes_fn! {
+    pub(crate) fn rmsnorm_on(l, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == out.len(), "rmsnorm: lengths differ");
+        let (eights, rest) = x.as_chunks::<LANES>();
+        let mut squares = l.splat(0.0);
+        for eight in eights {
+            let v = l.load(eight);
+            squares = l.fma(v, v, squares);
+        }
+        let v = l.load_part(rest, 0.0);
+        squares = l.fma(v, v, squares);
+        let scale = 1.0 / (l.sum(squares) / x.len() as f32 + eps).sqrt();
+        // Element by element: there is no order to keep, the compiler widens it.
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * weight;
+        }
+    }
+}
+
+lanes_fn! {
+    pub(crate) fn silu_mul_on(l, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
+        for ((gate, up), out) in gate.chunks(LANES).zip(up.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+            let g = l.load_part(gate, 0.0);
+            let sigmoid = l.div(g, l.add(l.splat(1.0), l.exp(l.sub(l.splat(0.0), g))));
+            let y = l.to_array(l.mul(sigmoid, l.load_part(up, 0.0)));
+            out.copy_from_slice(&y[..out.len()]);
+        }
+    }
+}
+
+lanes_fn! {
+    /// The largest element; minus infinity if there is none but NaN.
+    pub(crate) fn largest_on(l, x: &[f32]) -> f32 {
+        let (eights, rest) = x.as_chunks::<LANES>();
+        let mut best = l.splat(f32::NEG_INFINITY);
+        for eight in eights {
+            best = l.max(l.load(eight), best);
+        }
+        l.max_of(l.max(l.load_part(rest, f32::NEG_INFINITY), best))
+    }
+}
+
+lanes_fn! {
+    pub(crate) fn logsumexp_on(l, x: &[f32]) -> f32 {
+        let mut best = l.splat(f32::NEG_INFINITY);
+        for part in x.chunks(LANES) {
+            best = l.max(l.load_part(part, f32::NEG_INFINITY), best);
+        }
+        let best = l.max_of(best);
+        if best == f32::NEG_INFINITY {
+            return best;
+        }
+        let mut sum = l.splat(0.0);
+        for part in x.chunks(LANES) {
+            sum = l.add(sum, l.exp(l.sub(l.load_part(part, f32::NEG_INFINITY), l.splat(best))));
+        }
+        best + l.sum(sum).ln()
+    }
+}
+
+lanes_fn! {
+    pub(crate) fn softmax_on(l, x: &mut [f32]) {
+        let mut best = l.splat(f32::NEG_INFINITY);
+        for part in x.chunks(LANES) {
+            best = l.max(l.load_part(part, f32::NEG_INFINITY), best);
+        }
+        let best = l.splat(l.max_of(best));
+        let mut sum = l.splat(0.0);
+        for part in x.chunks_mut(LANES) {
+            let e = l.exp(l.sub(l.load_part(part, f32::NEG_INFINITY), best));
+            sum = l.add(sum, e);
+            part.copy_from_slice(&l.to_array(e)[..part.len()]);
+        }
+        let sum = l.sum(sum);
+        for x in x.iter_mut() {
+            *x /= sum;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Random, bits};
+
+    const LENGTHS: [usize; 7] = [1, 7, 8, 9, 64, 576, 1001];
+
+    fn both() -> [Isa; 2] {
+        [Isa::scalar(), Isa::detect()]
+    }
+
+    #[test]
+    fn rmsnorm_equals_plain_arithmetic_and_itself_everywhere() {
+        for len in LENGTHS {
+            let (x, weight) = (Random::new(30).floats(len), Random::new(31).floats(len));
+            let mut out = [vec![0.0; len], vec![0.0; len]];
+            for (isa, out) in both().into_iter().zip(&mut out) {
+                rmsnorm_on(isa, &x, &weight, 1e-5, out);
+            }
+            assert_eq!(bits(&out[0]), bits(&out[1]));
+            let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / len as f64;
+            for ((got, x), w) in out[0].iter().zip(&x).zip(&weight) {
+                let want = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*w);
+                assert!((f64::from(*got) - want).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn silu_equals_plain_arithmetic_and_itself_everywhere() {
+        for len in LENGTHS {
+            let gate: Vec<f32> = Random::new(32).floats(len).iter().map(|x| x * 120.0).collect();
+            let up = Random::new(33).floats(len);
+            let mut out = [vec![0.0; len], vec![0.0; len]];
+            for (isa, out) in both().into_iter().zip(&mut out) {
+                silu_mul_on(isa, &gate, &up, out);
+            }
+            assert_eq!(bits(&out[0]), bits(&out[1]));
+            for ((got, g), u) in out[0].iter().zip(&gate).zip(&up) {
+                let want = f64::from(*g) / (1.0 + (-f64::from(*g)).exp()) * f64::from(*u);
+                assert!(
+                    (f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(1e-30),
+                    "{g}: {got}, not {want}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_and_logsumexp_agree_and_are_the_same_everywhere() {
+        for len in LENGTHS {
+            let x: Vec<f32> = Random::new(34).floats(len).iter().map(|x| x * 50.0 + 1000.0).collect();
+            let [a, b] = both().map(|isa| {
+                let mut p = x.clone();
+                softmax_on(isa, &mut p);
+                (p, logsumexp_on(isa, &x))
+            });
+            assert_eq!(bits(&a.0), bits(&b.0));
+            assert_eq!(a.1.to_bits(), b.1.to_bits());
+            let sum: f64 = x.iter().map(|&x| (f64::from(x) - 1000.0).exp()).sum();
+            assert!((f64::from(a.1) - 1000.0 - sum.ln()).abs() < 1e-4);
+            for (p, x) in a.0.iter().zip(&x) {
+                assert!((f64::from(*p) - (f64::from(*x) - 1000.0).exp() / sum).abs() < 1e-6);
+            }
+        }
+        assert_eq!(logsumexp(&[]), f32::NEG_INFINITY);
+        assert_eq!(logsumexp(&[f32::NEG_INFINITY; 3]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn argmax_takes_the_first_of_equals_and_never_nan() {
+        let mut x = vec![0.0; 100];
+        assert_eq!(argmax(&x), 0);
+        (x[37], x[60], x[99]) = (2.0, 2.0, 2.0);
+        assert_eq!(argmax(&x), 37);
+        x[5] = f32::NAN;
+        x[98] = f32::NAN;
+        assert_eq!(argmax(&x), 37);
+        x[99] = f32::INFINITY;
+        assert_eq!(argmax(&x), 99);
+        assert_eq!(argmax(&[f32::NAN, f32::NAN]), 0);
+        assert_eq!(argmax(&[f32::NAN, -5.0]), 1);
+        assert_eq!(argmax(&[]), 0);
+        for isa in both() {
+            assert_eq!(largest_on(isa, &[f32::NAN, -5.0, f32::NAN]), -5.0);
+        }
+    }
+
+    lanes_fn! {
+        fn exp_on(l, x: &[f32; LANES]) -> [f32; LANES] {
+            l.to_array(l.exp(l.load(x)))
+        }
+    }
+
+    #[test]
+    fn the_exponential_is_within_two_units_of_the_last_place_and_the_same_everywhere() {
+        let mut random = Random::new(35);
+        for _ in 0..20_000 {
+            let x: [f32; LANES] = std::array::from_fn(|_| random.float() * 88.0);
+            let [a, b] = both().map(|isa| exp_on(isa, &x));
+            assert_eq!(bits(&a), bits(&b));
+            for (got, x) in a.iter().zip(x) {
+                let want = f64::from(x).exp();
+                let unit = f64::from(f32::EPSILON) * want;
+                let unit = if x < -87.3 { want } else { unit };
+                assert!(
+                    (f64::from(*got) - want).abs() <= 2.0 * unit,
+                    "exp({x}) is {want}, not {got}"
+                );
+            }
+        }
+        let edges = [
+            0.0,
+            -0.0,
+            f32::NEG_INFINITY,
+            f32::INFINITY,
+            f32::NAN,
+            -87.31,
+            1000.0,
+            -1e-40,
+        ];
+        for isa in both() {
+            let got = exp_on(isa, &edges);
+            assert_eq!([got[0], got[1], got[2], got[5], got[7]], [1.0, 1.0, 0.0, 0.0, 1.0]);
+            assert!(got[3].is_finite() && got[3] > 2e38 && got[6] == got[3] && got[4].is_nan());
+        }
+    }
+}

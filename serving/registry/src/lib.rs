@@ -1,0 +1,21 @@
+//! A model source becomes a verified local file.
+//!
+//! `fetch` downloads (resuming what an earlier run left), `verify` looks at a file that is already there, `serve`
+//! offers files under the addresses of the Hugging Face hub. A file is called verified when its size, its digest and
+//! its GGUF header are what they must be; until then it never stands at its final name.
+//! Nothing here knows about Kubernetes; what went wrong is told in the words of `windlass_api::fetch`.
+
+pub mod connection;
+pub mod digest;
+pub mod download;
+pub mod failure;
+pub mod fetch;
+pub mod gguf;
+pub mod part;
+pub mod patience;
+pub mod progress;
+pub mod report;
+pub mod serve;
+pub mod source;
+pub mod space;
+pub mod verify;

@@ -1,0 +1,263 @@
+//! The binary: exit status, report, progress, signals, and what it must never print.
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use windlass_api::fetch::{FetchFailure, FetchPhase, FetchReport};
+
+use support::origin::{Origin, Reply};
+use support::{digest_of, model, names};
+
+/// The command with an environment of its own.
+fn registry(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_windlass-registry"));
+    command
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn report(path: &Path) -> FetchReport {
+    let text = fs::read(path).unwrap();
+    assert!(text.len() <= 4096);
+    serde_json::from_slice(&text).unwrap()
+}
+
+#[test]
+fn a_verified_fetch_exits_with_zero_and_reports_the_facts() {
+    let origin = Origin::start(|_, _| Reply::whole(&model(), &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let (dest, log) = (folder.path().join("model.gguf"), folder.path().join("log"));
+    let output = registry(&[
+        "fetch",
+        "--source",
+        "hf://org/repo/model.gguf",
+        "--hub-url",
+        &origin.url(),
+    ])
+    .args([
+        "--dest".as_ref(),
+        dest.as_os_str(),
+        "--report".as_ref(),
+        log.as_os_str(),
+    ])
+    .output()
+    .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.is_empty());
+    let report = report(&log);
+    assert_eq!(
+        (report.phase, report.total_bytes),
+        (FetchPhase::Verified, Some(model().len() as u64))
+    );
+    assert_eq!(report.model.unwrap().digest, digest_of(&model()).to_string());
+    assert_eq!(names(folder.path()), ["log", "model.gguf"]);
+}
+
+#[test]
+fn a_failed_fetch_exits_with_one_and_reports_why_without_the_token() {
+    let origin = Origin::start(|_, _| Reply::status("403 Forbidden"));
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let output = registry(&[
+        "fetch",
+        "--source",
+        "hf://org/repo/model.gguf",
+        "--hub-url",
+        &origin.url(),
+    ])
+    .args([
+        "--dest".as_ref(),
+        folder.path().join("m").as_os_str(),
+        "--report".as_ref(),
+        log.as_os_str(),
+    ])
+    .env("WINDLASS_SOURCE_TOKEN", "hf_very-secret")
+    .env("WINDLASS_LOG", "trace")
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = report(&log).error.unwrap();
+    assert_eq!(error.reason, FetchFailure::CredentialsRejected);
+    let logged = String::from_utf8(output.stderr).unwrap();
+    assert!(logged.contains(&error.message), "{logged}");
+    assert!(!logged.contains("very-secret") && !fs::read_to_string(&log).unwrap().contains("very-secret"));
+}
+
+#[test]
+fn a_source_or_digest_that_does_not_parse_is_reported_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    for (source, pin) in [("s3://bucket/model.gguf", ""), ("hf://org/repo/m.gguf", "sha256:12")] {
+        let output = registry(&["fetch", "--source", source])
+            .args([
+                "--dest".as_ref(),
+                folder.path().join("m").as_os_str(),
+                "--report".as_ref(),
+                log.as_os_str(),
+            ])
+            .env("WINDLASS_PINNED_DIGEST", pin)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(report(&log).error.unwrap().reason, FetchFailure::InvalidSource);
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("m.gguf"), model()).unwrap();
+    let output = registry(&["verify", "--report", "/nowhere/log"])
+        .args([
+            "--volume".as_ref(),
+            folder.path().as_os_str(),
+            "--file".as_ref(),
+            folder.path().join("m.gguf").as_os_str(),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/log"));
+}
+
+#[test]
+fn verify_judges_a_file_on_a_volume() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("good"), model()).unwrap();
+    fs::write(folder.path().join("text"), "Once upon a time").unwrap();
+    let log = folder.path().join("log");
+    let (right, wrong) = (digest_of(&model()).to_string(), digest_of(b"other").to_string());
+    for (name, digest, expected) in [
+        ("good", &right, None),
+        ("good", &wrong, Some(FetchFailure::DigestMismatch)),
+        ("text", &right, Some(FetchFailure::InvalidFile)),
+        ("absent", &right, Some(FetchFailure::NotFound)),
+        ("../x", &right, Some(FetchFailure::InvalidSource)),
+    ] {
+        let output = registry(&["verify", "--digest", digest])
+            .args([
+                "--volume".as_ref(),
+                folder.path().as_os_str(),
+                "--file".as_ref(),
+                folder.path().join(name).as_os_str(),
+            ])
+            .args(["--report".as_ref(), log.as_os_str()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.success(), expected.is_none(), "{name}");
+        assert_eq!(report(&log).error.map(|error| error.reason), expected, "{name}");
+    }
+}
+
+/// A fetch from an origin that sends all but the last 1,000 bytes and then nothing, once its progress is served.
+struct Stalled {
+    child: Child,
+    progress: String,
+    _origin: Origin,
+}
+
+fn stalled(folder: &Path) -> Stalled {
+    let origin = Origin::start(|_, _| Reply::whole(&model(), &[("ETag", "\"one\"")]).stalled(1000));
+    let mut child = registry(&[
+        "fetch",
+        "--source",
+        "hf://org/repo/model.gguf",
+        "--hub-url",
+        &origin.url(),
+    ])
+    .args(["--progress-listen", "127.0.0.1:0", "--dest"])
+    .arg(folder.join("model.gguf"))
+    .spawn()
+    .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines
+        .find(|line| line.as_ref().unwrap().contains("progress at http://"))
+        .unwrap()
+        .unwrap();
+    let progress = line
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .trim_end_matches("/progress")
+        .to_owned();
+    std::thread::spawn(move || lines.for_each(drop));
+    Stalled {
+        child,
+        progress,
+        _origin: origin,
+    }
+}
+
+impl Stalled {
+    /// Asks until all that the origin sent has arrived.
+    fn await_bytes(&self) -> FetchReport {
+        loop {
+            let mut stream = TcpStream::connect(&self.progress).unwrap();
+            stream
+                .write_all(b"GET /progress HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            let report: FetchReport = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+            if report.received_bytes == model().len() as u64 - 1000 {
+                return report;
+            }
+        }
+    }
+}
+
+#[test]
+fn progress_is_served_while_bytes_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stalled = stalled(folder.path());
+    let report = stalled.await_bytes();
+    stalled.child.kill().unwrap();
+    stalled.child.wait().unwrap();
+    assert_eq!(
+        (report.phase, report.total_bytes),
+        (FetchPhase::Downloading, Some(model().len() as u64))
+    );
+}
+
+#[test]
+fn a_termination_signal_ends_a_fetch_and_keeps_what_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stalled = stalled(folder.path());
+    stalled.await_bytes();
+    assert!(
+        Command::new("kill")
+            .arg(stalled.child.id().to_string())
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(stalled.child.wait().unwrap().code(), Some(143));
+    assert!(fs::metadata(folder.path().join("model.gguf.part")).unwrap().len() > 1 << 20);
+}
+
+#[test]
+fn a_hub_without_the_token_that_it_shall_require_does_not_start() {
+    let output = registry(&[
+        "serve",
+        "--root",
+        "/",
+        "--listen",
+        "127.0.0.1:0",
+        "--require-token-env",
+        "ABSENT",
+    ])
+    .output();
+    let output = output.unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ABSENT"));
+}

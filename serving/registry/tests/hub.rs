@@ -1,0 +1,204 @@
+//! The read-only hub on the wire, and a fetch from it.
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use windlass_api::fetch::FetchFailure;
+use windlass_registry::serve::{Hub, serve};
+
+use support::{digest_of, model, order, run, with_token};
+
+/// A hub over a folder with `org/repo/model.gguf`; it stops when this is dropped.
+struct Served {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Served {
+    async fn start(token: Option<&str>) -> Served {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("root/org/repo")).unwrap();
+        fs::write(folder.path().join("root/org/repo/model.gguf"), model()).unwrap();
+        fs::write(folder.path().join("secret"), "not for you").unwrap();
+        let hub = Hub::open(folder.path().join("root"), token).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(serve(listener, hub, async {
+            stopped.await.unwrap_or_default();
+        }));
+        Served {
+            folder,
+            address,
+            _stop: stop,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Sends exactly these lines and returns status line with headers, in lower case, and the body.
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> (String, Vec<u8>) {
+        let (address, request) = (
+            self.address,
+            format!("{method} {path} HTTP/1.1\r\nhost: hub\r\nconnection: close\r\n{headers}\r\n"),
+        );
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            answer
+        });
+        let answer = answer.await.unwrap();
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        (
+            String::from_utf8(answer[..end].to_vec()).unwrap().to_lowercase(),
+            answer[end + 4..].to_vec(),
+        )
+    }
+}
+
+const FILE: &str = "/org/repo/resolve/main/model.gguf";
+
+#[tokio::test]
+async fn a_fetch_from_the_hub_verifies() {
+    let hub = Served::start(None).await;
+    let folder = tempfile::tempdir().unwrap();
+    let facts = run(&order(&hub.url(), folder.path())).await.unwrap();
+    assert_eq!(facts.digest, digest_of(&model()).to_string());
+}
+
+#[tokio::test]
+async fn a_head_and_a_get_have_the_headers_of_the_hub() {
+    let hub = Served::start(None).await;
+    let hex = digest_of(&model()).hex();
+    for method in ["HEAD", "GET"] {
+        let (head, body) = hub.ask(method, FILE, "").await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        for line in [
+            format!("\netag: \"{hex}\""),
+            format!("\nx-linked-etag: \"{hex}\""),
+            format!("\nx-linked-size: {}", model().len()),
+            format!("\nx-repo-commit: {}", &hex[..40]),
+            format!("\ncontent-length: {}", model().len()),
+            "\naccept-ranges: bytes".to_owned(),
+        ] {
+            assert!(head.contains(&line), "{line:?} is not in {head}");
+        }
+        assert_eq!(body, if method == "GET" { model() } else { Vec::new() });
+    }
+}
+
+#[tokio::test]
+async fn ranges_give_their_bytes_and_if_range_guards_them() {
+    let hub = Served::start(None).await;
+    let (content, hex) = (model(), digest_of(&model()).hex());
+    let (head, body) = hub.ask("GET", FILE, "range: bytes=10-19\r\n").await;
+    assert!(
+        head.starts_with("http/1.1 206") && head.contains(&format!("bytes 10-19/{}", content.len())),
+        "{head}"
+    );
+    assert_eq!(body, &content[10..20]);
+    let rest = format!("range: bytes=1000000-\r\nif-range: \"{hex}\"\r\n");
+    assert_eq!(hub.ask("GET", FILE, &rest).await.1, &content[1_000_000..]);
+    let (head, body) = hub.ask("GET", FILE, "range: bytes=10-\r\nif-range: \"old\"\r\n").await;
+    assert!(head.starts_with("http/1.1 200") && body == content, "{head}");
+    let (head, _) = hub
+        .ask("GET", FILE, &format!("range: bytes={}-\r\n", content.len()))
+        .await;
+    assert!(
+        head.starts_with("http/1.1 416") && head.contains(&format!("bytes */{}", content.len())),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn the_commit_that_the_hub_names_is_a_revision_and_others_are_not() {
+    let hub = Served::start(None).await;
+    let commit = &digest_of(&model()).hex()[..40];
+    let (head, _) = hub
+        .ask("HEAD", &format!("/org/repo/resolve/{commit}/model.gguf"), "")
+        .await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    let (head, _) = hub.ask("HEAD", "/org/repo/resolve/v9/model.gguf", "").await;
+    assert!(
+        head.starts_with("http/1.1 404") && head.contains("x-error-code: revisionnotfound"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_outside_the_folder_is_found() {
+    let hub = Served::start(None).await;
+    assert!(hub.folder.path().join("secret").is_file());
+    std::os::unix::fs::symlink("../../../secret", hub.folder.path().join("root/org/repo/link")).unwrap();
+    for path in [
+        "/",
+        "/secret",
+        "/org/repo/resolve/main/link",
+        "/org/repo/resolve/main/absent",
+        "/org/repo/resolve/main/../../../secret",
+        "/org/repo/resolve/main/%2e%2e/%2e%2e/%2e%2e/secret",
+        "/org/repo/resolve/main/..%2f..%2f..%2fsecret",
+        "/%2e%2e/%2e%2e/resolve/main/secret",
+        "//org/repo/resolve/main/model.gguf",
+        "/org/repo/resolve/main",
+        "/org/repo/raw/main/model.gguf",
+    ] {
+        let (head, body) = hub.ask("GET", path, "").await;
+        assert!(head.starts_with("http/1.1 404"), "{path}: {head}");
+        assert!(!String::from_utf8_lossy(&body).contains("not for you"));
+    }
+}
+
+#[tokio::test]
+async fn the_hub_is_read_only_and_says_that_it_lives() {
+    let hub = Served::start(Some("secret")).await;
+    assert!(
+        hub.ask("PUT", FILE, "authorization: Bearer secret\r\n")
+            .await
+            .0
+            .starts_with("http/1.1 405")
+    );
+    assert!(hub.ask("GET", "/health", "").await.0.starts_with("http/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_hub_with_a_token_refuses_to_serve_without_it() {
+    let hub = Served::start(Some("secret\n")).await;
+    for headers in [
+        "",
+        "authorization: Bearer wrong\r\n",
+        "authorization: Basic secret\r\n",
+        "authorization: secret\r\n",
+    ] {
+        let (head, _) = hub.ask("GET", FILE, headers).await;
+        assert!(
+            head.starts_with("http/1.1 401") && head.contains("www-authenticate: bearer"),
+            "{head}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bare = order(&hub.url(), folder.path());
+    assert_eq!(
+        run(&bare).await.unwrap_err().reason(),
+        FetchFailure::CredentialsRequired
+    );
+    let wrong = with_token(order(&hub.url(), folder.path()), "wrong");
+    assert_eq!(
+        run(&wrong).await.unwrap_err().reason(),
+        FetchFailure::CredentialsRejected
+    );
+    run(&with_token(order(&hub.url(), folder.path()), "secret"))
+        .await
+        .unwrap();
+}

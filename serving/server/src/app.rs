@@ -1,0 +1,100 @@
+//! What all requests share: the model once it is loaded, metrics, and whether we are draining.
+use crate::body::BodyReader;
+use crate::engine_thread::EngineHandle;
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use windlass_engine::chat::ChatTemplate;
+use windlass_engine::tokenizer::Tokenizer;
+
+/// A loaded model that has produced a token.
+#[derive(Debug)]
+pub struct Model {
+    /// Sequences in, tokens out.
+    pub engine: EngineHandle,
+    /// Text to tokens and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Messages to a prompt.
+    pub template: Arc<ChatTemplate>,
+    /// Tokens that a prompt and its answer may have together.
+    pub context: usize,
+    /// Sequences that may run and wait together.
+    pub capacity: usize,
+}
+
+/// The state behind every route.
+#[derive(Debug)]
+pub struct App {
+    /// The model's name in requests and answers.
+    pub served_name: String,
+    /// Unix seconds of the start.
+    pub started: u64,
+    /// How long work may go without a step.
+    pub stall_timeout: Duration,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+    /// For request bodies.
+    pub bodies: BodyReader,
+    model: OnceLock<Model>,
+    draining: AtomicBool,
+    /// Random keys: ids, seeds and salts cannot be guessed from outside.
+    random: RandomState,
+    counter: AtomicU64,
+}
+
+impl App {
+    /// Before the model is loaded.
+    pub fn new(served_name: String, stall_timeout: Duration) -> Self {
+        Self {
+            metrics: Arc::new(Metrics::new(&served_name)),
+            served_name,
+            started: unix_seconds(),
+            stall_timeout,
+            bodies: BodyReader::new(),
+            model: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            random: RandomState::new(),
+            counter: AtomicU64::new(0),
+        }
+    }
+
+    /// The model is there; false if it already was.
+    pub fn set_model(&self, model: Model) -> bool {
+        self.model.set(model).is_ok()
+    }
+
+    /// The model, or the answer that it is not there yet.
+    pub fn model(&self) -> Result<&Model, ApiError> {
+        self.model.get().ok_or(ApiError::Loading)
+    }
+
+    /// From now on connections are to end.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether connections are to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A number that nobody can guess and that does not come twice soon.
+    pub fn random(&self) -> u64 {
+        self.random.hash_one(self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The engine's form of a cache salt: 0 is for requests without one.
+    pub fn salt(&self, salt: Option<&str>) -> u64 {
+        salt.map_or(0, |salt| self.random.hash_one(salt) | 1)
+    }
+}
+
+/// Now, as answers and templates say it.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,96 @@
+//! What the arguments mean on this machine: every default is decided here, once.
+use crate::args::{Args, LogFormat};
+use crate::machine;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use windlass_engine::request::EngineOptions;
+
+/// Tokens in a KV block: prefixes are shared in these units.
+const BLOCK_TOKENS: usize = 16;
+/// Least memory kept for everything but the engine: connections, bodies, text (see `body`), allocator.
+const MIN_RESERVE: u64 = 64 << 20;
+
+/// All settings of a process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The model file.
+    pub model: PathBuf,
+    /// Address to serve on.
+    pub listen: SocketAddr,
+    /// The model's name in requests and answers.
+    pub served_name: String,
+    /// For the engine.
+    pub engine: EngineOptions,
+    /// Sequences that may wait.
+    pub queue: usize,
+    /// How long a drain waits.
+    pub drain_timeout: Duration,
+    /// How long work may go without a step.
+    pub stall_timeout: Duration,
+    /// Format of the log.
+    pub log_format: LogFormat,
+    /// Filter of the log.
+    pub log: String,
+}
+
+impl Config {
+    /// Decides what was left open.
+    pub fn new(args: Args) -> Self {
+        let threads = args.threads.map_or_else(machine::processors, usize::from);
+        Self {
+            served_name: args.served_name.unwrap_or_else(|| file_name(&args.model)),
+            engine: EngineOptions {
+                threads,
+                context_length: args.context_length.map(|tokens| tokens as usize),
+                max_sequences: args.max_sequences as usize,
+                max_batch_tokens: args.max_batch_tokens as usize,
+                memory_limit: args.memory_limit.or_else(|| machine::memory().map(for_the_engine)),
+                block_tokens: BLOCK_TOKENS,
+            },
+            model: args.model,
+            listen: args.listen,
+            queue: args.queue as usize,
+            drain_timeout: args.drain_timeout,
+            stall_timeout: args.stall_timeout,
+            log_format: args.log_format,
+            log: args.log,
+        }
+    }
+}
+
+fn file_name(model: &Path) -> String {
+    model
+        .file_stem()
+        .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// The limit less a reserve of a sixteenth.
+fn for_the_engine(limit: u64) -> u64 {
+    limit.saturating_sub((limit / 16).max(MIN_RESERVE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn the_served_name_is_the_files_name_unless_given() {
+        let config = |line: &[&str]| Config::new(Args::parse_from(line));
+        assert_eq!(config(&["x", "--model", "/m/Smol.Q4_1.gguf"]).served_name, "Smol.Q4_1");
+        assert_eq!(
+            config(&["x", "--model", "a.gguf", "--served-name", "chat"]).served_name,
+            "chat"
+        );
+    }
+
+    #[test]
+    fn a_given_memory_limit_is_taken_as_it_is_and_a_found_one_less_a_reserve() {
+        let config = Config::new(Args::parse_from(["x", "--model", "a.gguf", "--memory-limit", "1Gi"]));
+        assert_eq!(config.engine.memory_limit, Some(1 << 30));
+        assert_eq!(for_the_engine(16 << 30), 15 << 30);
+        assert_eq!(for_the_engine(100 << 20), 36 << 20);
+        assert_eq!(for_the_engine(1 << 20), 0);
+    }
+}

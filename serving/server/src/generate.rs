@@ -1,0 +1,158 @@
+//! `POST /v1/chat/completions` and `POST /v1/completions`: check, take a place in the queue,
+//! tokenise, submit, and answer whole or as a stream.
+use crate::answer::{Answer, End};
+use crate::app::{App, Model, unix_seconds};
+use crate::error::{ApiError, shortened};
+use crate::input::Input;
+use crate::reply::{Endpoint, Reply};
+use crate::settings::Settings;
+use crate::stream;
+use crate::unsupported::refuse_unsupported;
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use windlass_api::openai::GenerateRequest;
+use windlass_engine::request::Request as EngineRequest;
+
+/// Bytes of an unknown model's name that are repeated.
+const MAX_QUOTED_NAME_BYTES: usize = 100;
+
+/// The chat endpoint.
+pub async fn chat(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    generate(&app, Endpoint::Chat, request).await
+}
+
+/// The completions endpoint.
+pub async fn completions(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    generate(&app, Endpoint::Completions, request).await
+}
+
+async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let model = app.model()?;
+    let mut request: GenerateRequest = app.bodies.json(request).await?;
+    check_model(app, request.model.take())?;
+    refuse_unsupported(&request.other)?;
+    let settings = Settings::new(&mut request, model.context, app.random())?;
+    let input = match endpoint {
+        Endpoint::Chat => Input::chat(&mut request)?,
+        Endpoint::Completions => Input::completion(&mut request)?,
+    };
+    drop(request);
+    let place = reserve(model, input.sequences())?;
+    let reply = Reply {
+        endpoint,
+        id: reply_id(app, endpoint),
+        created: unix_seconds(),
+        model: app.served_name.clone(),
+        include_usage: settings.include_usage,
+    };
+    let prompts = encode(model, input).await?;
+    let stream = settings.stream;
+    let answers = submit(app, model, place, prompts, settings, endpoint, arrived).await?;
+    if stream {
+        return Ok(stream::events(reply, answers).into_response());
+    }
+    let mut choices = Vec::with_capacity(answers.len());
+    for answer in answers {
+        choices.push(whole(answer).await?);
+    }
+    Ok(Json(reply.whole(choices)).into_response())
+}
+
+/// Refuses another model than ours; none named is ours.
+pub fn check_model(app: &App, asked: Option<String>) -> Result<(), ApiError> {
+    match asked {
+        Some(asked) if asked != app.served_name => Err(ApiError::ModelNotFound {
+            asked: shortened(&asked, MAX_QUOTED_NAME_BYTES),
+            served: app.served_name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Places for all sequences of a request, before anything expensive is done for it.
+fn reserve(model: &Model, sequences: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    if sequences > model.capacity {
+        let message = format!("this server takes {} prompts at once", model.capacity);
+        return Err(ApiError::invalid("prompt", message));
+    }
+    let count = u32::try_from(sequences).map_err(|error| ApiError::Internal {
+        detail: error.to_string(),
+    })?;
+    model.engine.reserve(count).ok_or(ApiError::QueueFull)
+}
+
+async fn encode(model: &Model, input: Input) -> Result<Vec<Vec<u32>>, ApiError> {
+    let (tokenizer, template, context) = (model.tokenizer.clone(), model.template.clone(), model.context);
+    let now = i64::try_from(unix_seconds()).unwrap_or(i64::MAX);
+    tokio::task::spawn_blocking(move || input.encode(&tokenizer, &template, context, now))
+        .await
+        .map_err(|error| ApiError::Internal {
+            detail: error.to_string(),
+        })?
+}
+
+async fn submit(
+    app: &App,
+    model: &Model,
+    mut place: OwnedSemaphorePermit,
+    prompts: Vec<Vec<u32>>,
+    settings: Settings,
+    endpoint: Endpoint,
+    arrived: Instant,
+) -> Result<Vec<Answer>, ApiError> {
+    // A completion without a limit is short, a chat's answer ends by itself: OpenAI's defaults.
+    let default_tokens = if endpoint == Endpoint::Completions {
+        16
+    } else {
+        model.context
+    };
+    let cache_salt = app.salt(settings.cache_salt.as_deref());
+    let mut answers = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let own = place.split(1).ok_or_else(|| ApiError::Internal {
+            detail: "a place is missing".to_owned(),
+        })?;
+        let prompt_tokens = prompt.len();
+        let request = EngineRequest {
+            id: model.engine.next_id(),
+            prompt,
+            max_tokens: settings.max_tokens.unwrap_or(default_tokens),
+            sampling: settings.sampling.clone(),
+            ignore_eos: settings.ignore_eos,
+            cache_salt,
+        };
+        let ticket = model.engine.submit(request, own);
+        let (tokenizer, metrics, stops) = (model.tokenizer.clone(), app.metrics.clone(), settings.stops.clone());
+        answers.push(Answer::new(ticket, tokenizer, metrics, stops, prompt_tokens, arrived));
+    }
+    for answer in &mut answers {
+        answer.admitted().await?;
+    }
+    Ok(answers)
+}
+
+async fn whole(mut answer: Answer) -> Result<(String, End), ApiError> {
+    let mut text = String::new();
+    while let Some(piece) = answer.next().await? {
+        text += &piece.text;
+        if let Some(end) = piece.end {
+            return Ok((text, end));
+        }
+    }
+    Err(ApiError::Internal {
+        detail: "an answer has no end".to_owned(),
+    })
+}
+
+fn reply_id(app: &App, endpoint: Endpoint) -> String {
+    let prefix = match endpoint {
+        Endpoint::Chat => "chatcmpl",
+        Endpoint::Completions => "cmpl",
+    };
+    format!("{prefix}-{:016x}{:016x}", app.random(), app.random())
+}

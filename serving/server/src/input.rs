@@ -1,0 +1,282 @@
+//! From messages or prompts to token ids: what may stand in them, and how long they may be.
+//! Runs on a blocking thread, because a long text takes long.
+use crate::error::{ApiError, shortened};
+use serde_json::{Value, json};
+use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt};
+use windlass_engine::chat::{ChatTemplate, RenderOptions, TemplateError};
+use windlass_engine::tokenizer::Tokenizer;
+
+/// Messages of a conversation.
+pub const MAX_MESSAGES: usize = 2048;
+/// Parts of a message's content.
+pub const MAX_PARTS: usize = 1024;
+/// Prompts of one request.
+pub const MAX_PROMPTS: usize = 64;
+/// Bytes of a template's own complaint that are repeated.
+const MAX_QUOTED_BYTES: usize = 200;
+
+/// What to answer, checked and not yet tokenised.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Messages as the template takes them.
+    Chat(Value),
+    /// Texts, one sequence each.
+    Texts(Vec<String>),
+    /// Token ids, one sequence each.
+    Tokens(Vec<Vec<u32>>),
+}
+
+impl Input {
+    /// The input of a chat.
+    pub fn chat(request: &mut GenerateRequest) -> Result<Self, ApiError> {
+        let messages = request.messages.take().ok_or_else(|| missing("messages"))?;
+        if messages.is_empty() || messages.len() > MAX_MESSAGES {
+            return Err(ApiError::invalid(
+                "messages",
+                format!("1 to {MAX_MESSAGES} messages are allowed"),
+            ));
+        }
+        let messages: Result<Vec<Value>, ApiError> = messages
+            .into_iter()
+            .enumerate()
+            .map(|(index, message)| message_value(index, message))
+            .collect();
+        Ok(Self::Chat(Value::Array(messages?)))
+    }
+
+    /// The input of a completion.
+    pub fn completion(request: &mut GenerateRequest) -> Result<Self, ApiError> {
+        let input = match request.prompt.take().ok_or_else(|| missing("prompt"))? {
+            Prompt::Text(text) => Self::Texts(vec![text]),
+            Prompt::Texts(texts) => Self::Texts(texts),
+            Prompt::Tokens(tokens) => Self::Tokens(vec![tokens]),
+            Prompt::TokenLists(lists) => Self::Tokens(lists),
+        };
+        match input.sequences() {
+            1..=MAX_PROMPTS => Ok(input),
+            _ => Err(ApiError::invalid(
+                "prompt",
+                format!("1 to {MAX_PROMPTS} prompts are allowed"),
+            )),
+        }
+    }
+
+    /// How many sequences it makes.
+    pub fn sequences(&self) -> usize {
+        match self {
+            Self::Chat(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::Tokens(lists) => lists.len(),
+        }
+    }
+
+    /// The field that it came from.
+    fn param(&self) -> &'static str {
+        match self {
+            Self::Chat(_) => "messages",
+            Self::Texts(_) | Self::Tokens(_) => "prompt",
+        }
+    }
+
+    /// Token ids of each sequence, of which each leaves room for an answer in `context` tokens.
+    /// `now` is the time that a template may print.
+    pub fn encode(
+        self,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        context: usize,
+        now: i64,
+    ) -> Result<Vec<Vec<u32>>, ApiError> {
+        let param = self.param();
+        let sequences = match self {
+            Self::Chat(messages) => {
+                let options = RenderOptions {
+                    add_generation_prompt: true,
+                    now,
+                    ..RenderOptions::default()
+                };
+                let rendered = template.render(&messages, &options).map_err(template_error)?;
+                vec![tokenizer.encode_rendered(&rendered)]
+            }
+            Self::Texts(texts) => texts.iter().map(|text| tokenizer.encode_prompt(text)).collect(),
+            Self::Tokens(lists) => lists,
+        };
+        for tokens in &sequences {
+            check_tokens(tokens, tokenizer.vocab_size(), context, param)?;
+        }
+        Ok(sequences)
+    }
+}
+
+fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'static str) -> Result<(), ApiError> {
+    if tokens.is_empty() {
+        return Err(ApiError::invalid(param, "there is nothing to continue"));
+    }
+    if tokens.len() >= context {
+        return Err(ApiError::ContextLengthExceeded {
+            param,
+            prompt: tokens.len(),
+            context,
+        });
+    }
+    match tokens.iter().find(|&&token| token as usize >= vocabulary) {
+        Some(token) => Err(ApiError::invalid(
+            param,
+            format!("token id {token} is not in the vocabulary"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn missing(param: &str) -> ApiError {
+    ApiError::invalid(param, "it is missing")
+}
+
+/// A message as templates know it.
+fn message_value(index: usize, message: ChatMessage) -> Result<Value, ApiError> {
+    let at = |field: &str| format!("messages[{index}].{field}");
+    let role = match message.role.as_str() {
+        // The newer name of the same role; templates know the older one.
+        "system" | "developer" => "system",
+        "user" => "user",
+        "assistant" => "assistant",
+        "tool" => "tool",
+        _ => {
+            return Err(ApiError::invalid(
+                at("role"),
+                "it must be system, developer, user, assistant or tool",
+            ));
+        }
+    };
+    let calls_tools = message
+        .tool_calls
+        .is_some_and(|calls| calls.as_array().is_none_or(|calls| !calls.is_empty()));
+    if calls_tools {
+        return Err(ApiError::unsupported(at("tool_calls")));
+    }
+    let content = match message.content {
+        Some(content) => content_text(index, content)?,
+        None => return Err(ApiError::invalid(at("content"), "it is missing")),
+    };
+    let mut value = json!({ "role": role, "content": content });
+    for (field, text) in [("name", message.name), ("tool_call_id", message.tool_call_id)] {
+        if let Some(text) = text {
+            value[field] = Value::String(text);
+        }
+    }
+    Ok(value)
+}
+
+fn content_text(index: usize, content: Content) -> Result<String, ApiError> {
+    let parts = match content {
+        Content::Text(text) => return Ok(text),
+        Content::Parts(parts) => parts,
+    };
+    if parts.is_empty() || parts.len() > MAX_PARTS {
+        return Err(ApiError::invalid(
+            format!("messages[{index}].content"),
+            format!("1 to {MAX_PARTS} parts are allowed"),
+        ));
+    }
+    let text = |(number, part): (usize, ContentPart)| {
+        let at = |field: &str| format!("messages[{index}].content[{number}].{field}");
+        match part {
+            ContentPart { kind, text: Some(text) } if kind == "text" => Ok(text),
+            ContentPart { kind, text: None } if kind == "text" => Err(missing(&at("text"))),
+            _ => Err(ApiError::invalid(
+                at("type"),
+                "this model takes parts of type `text` only",
+            )),
+        }
+    };
+    parts.into_iter().enumerate().map(text).collect()
+}
+
+/// A template that fails on messages is the caller's to fix: the words come from the model file.
+fn template_error(error: TemplateError) -> ApiError {
+    ApiError::invalid("messages", shortened(&error.to_string(), MAX_QUOTED_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(messages: Value) -> Result<Value, String> {
+        let mut request: GenerateRequest = serde_json::from_value(json!({ "messages": messages })).unwrap();
+        match Input::chat(&mut request) {
+            Ok(Input::Chat(messages)) => Ok(messages),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(error) => Err(error.body().error.param.unwrap_or_default()),
+        }
+    }
+
+    fn completion(prompt: Value) -> Result<Input, String> {
+        let mut request: GenerateRequest = serde_json::from_value(json!({ "prompt": prompt })).unwrap();
+        Input::completion(&mut request).map_err(|error| error.body().error.param.unwrap_or_default())
+    }
+
+    #[test]
+    fn roles_and_parts_become_what_templates_know() {
+        let messages = chat(json!([
+            {"role": "developer", "content": "d"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "n"},
+            {"role": "assistant", "content": "", "tool_calls": []},
+            {"role": "tool", "content": "t", "tool_call_id": "1"},
+        ]));
+        let expected = json!([
+            {"role": "system", "content": "d"},
+            {"role": "user", "content": "ab", "name": "n"},
+            {"role": "assistant", "content": ""},
+            {"role": "tool", "content": "t", "tool_call_id": "1"},
+        ]);
+        assert_eq!(messages, Ok(expected));
+    }
+
+    #[test]
+    fn the_message_at_fault_is_named() {
+        let ok = json!({"role": "user", "content": "a"});
+        for (bad, param) in [
+            (json!({"role": "root", "content": "a"}), "messages[1].role"),
+            (json!({"role": "user"}), "messages[1].content"),
+            (json!({"role": "user", "content": []}), "messages[1].content"),
+            (
+                json!({"role": "user", "content": [{"type": "text"}]}),
+                "messages[1].content[0].text",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "image_url"}]}),
+                "messages[1].content[0].type",
+            ),
+            (
+                json!({"role": "assistant", "content": "", "tool_calls": [{}]}),
+                "messages[1].tool_calls",
+            ),
+        ] {
+            assert_eq!(chat(json!([ok, bad])), Err(param.to_owned()), "{bad}");
+        }
+        assert_eq!(chat(json!([])), Err("messages".into()));
+        assert_eq!(chat(Value::Array(vec![ok; MAX_MESSAGES + 1])), Err("messages".into()));
+        assert_eq!(chat(Value::Null), Err("messages".into()));
+    }
+
+    #[test]
+    fn one_prompt_or_several_are_taken_and_none_or_too_many_are_refused() {
+        assert_eq!(completion(json!("a")), Ok(Input::Texts(vec!["a".into()])));
+        assert_eq!(completion(json!(["a"])), Ok(Input::Texts(vec!["a".into()])));
+        assert_eq!(completion(json!([1, 2])), Ok(Input::Tokens(vec![vec![1, 2]])));
+        assert_eq!(completion(json!([[1], [2]])).map(|input| input.sequences()), Ok(2));
+        for bad in [json!([]), json!(vec!["a"; MAX_PROMPTS + 1]), Value::Null] {
+            assert_eq!(completion(bad), Err("prompt".into()));
+        }
+    }
+
+    #[test]
+    fn tokens_are_checked_before_the_engine_sees_them() {
+        let check = |tokens: &[u32]| check_tokens(tokens, 10, 4, "prompt").map_err(|e| e.body().error.code.unwrap());
+        assert_eq!(check(&[9, 0, 1]), Ok(()));
+        assert_eq!(check(&[]), Err("invalid_value".into()));
+        assert_eq!(check(&[10]), Err("invalid_value".into()));
+        assert_eq!(check(&[u32::MAX]), Err("invalid_value".into()));
+        assert_eq!(check(&[1, 1, 1, 1]), Err("context_length_exceeded".into()));
+    }
+}

@@ -1,0 +1,143 @@
+//! Accepts connections, and ends them in order. A drain closes the listener at once, tells clients with
+//! every answer to use another connection, gives idle connections a moment to send what they already
+//! decided to send, then closes them; running answers end by themselves.
+use crate::app::App;
+use crate::http::router;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections at once; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 4096;
+/// For the head of a request, and for the time between two requests: above what load balancers use (60 s).
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Bytes of a request's head.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Bytes buffered for a connection in each direction.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// How long a drain leaves idle connections open, so that a request under way to us is not lost.
+const LINGER: Duration = Duration::from_secs(2);
+/// Pause after a failure to accept that is not the connection's own, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop`, then drains for at most `drain_timeout`. Returns how many connections were still open.
+pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken, drain_timeout: Duration) -> usize {
+    let connections = Connections {
+        router: router(app.clone()),
+        places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        close: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    while let Some(accepted) = stop.run_until_cancelled(connections.accept(&listener)).await {
+        match accepted {
+            Ok((stream, place)) => connections.spawn(stream, place),
+            Err(error) if is_connections_own(&error) => tracing::debug!(%error, "a connection ended before it began"),
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    app.drain();
+    connections.take_backlog(listener);
+    connections.drain(drain_timeout).await
+}
+
+struct Connections {
+    router: Router,
+    places: Arc<Semaphore>,
+    close: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Connections {
+    async fn accept(&self, listener: &TcpListener) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+        let place = self
+            .places
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(std::io::Error::other)?;
+        let (stream, _) = listener.accept().await?;
+        Ok((stream, place))
+    }
+
+    /// The kernel has completed these connections, so their clients are sending already: closing the
+    /// listener would reset them.
+    fn take_backlog(&self, listener: TcpListener) {
+        let listener = match listener.into_std() {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "waiting connections are lost"),
+        };
+        while let Ok(place) = self.places.clone().try_acquire_owned() {
+            let stream = listener.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                TcpStream::from_std(stream)
+            });
+            match stream {
+                Ok(stream) => self.spawn(stream, place),
+                Err(error) if is_connections_own(&error) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return tracing::error!(%error, "waiting connections are lost"),
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        let (router, close) = (self.router.clone(), self.close.clone());
+        self.tasks.spawn(async move {
+            let _place = place;
+            if let Err(error) = connection(stream, router, close).await {
+                // Clients go away and send nonsense: nothing that an operator of this server can act on.
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+
+    async fn drain(&self, drain_timeout: Duration) -> usize {
+        let deadline = tokio::time::Instant::now() + drain_timeout;
+        self.tasks.close();
+        let lingered = timeout(LINGER.min(drain_timeout), self.tasks.wait()).await;
+        self.close.cancel();
+        if lingered.is_err() && timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            return self.tasks.len();
+        }
+        0
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, close: CancellationToken) -> Result<(), hyper::Error> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "tokens of this connection may arrive in bunches");
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    if let Some(result) = close.run_until_cancelled(connection.as_mut()).await {
+        return result;
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+/// Failures that concern one client only.
+fn is_connections_own(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
+}

@@ -1,0 +1,109 @@
+//! A model file becomes an engine that is known to work: it has produced a token before anybody may ask.
+use crate::engine_thread::Backend;
+use std::path::Path;
+use std::sync::Arc;
+use windlass_engine::Engine;
+use windlass_engine::chat::ChatTemplate;
+use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
+use windlass_engine::tokenizer::Tokenizer;
+
+/// What the tasks need of a loaded engine.
+#[derive(Debug)]
+pub struct Parts {
+    /// Text to tokens and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Messages to a prompt.
+    pub template: Arc<ChatTemplate>,
+    /// Tokens that a prompt and its answer may have together.
+    pub context: usize,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file, or what it asks for.
+    #[error("cannot load the model: {0}")]
+    Load(String),
+    /// The first request was refused.
+    #[error("the model does not take its first prompt")]
+    Refused(#[source] AdmitError),
+    /// The file loads, and its numbers are broken.
+    #[error("the model's first token is not a finite number: the file's weights are damaged")]
+    NotFinite,
+}
+
+/// Loads the file and computes a token.
+pub fn load(path: &Path, options: &EngineOptions) -> Result<(Engine, Parts), StartError> {
+    let mut engine = Engine::load(path, options).map_err(|error| StartError::Load(format!("{error:#}")))?;
+    let parts = Parts {
+        tokenizer: engine.tokenizer(),
+        template: engine.chat_template(),
+        context: engine.info().context_length,
+    };
+    warm_up(&mut engine, &parts.tokenizer)?;
+    Ok((engine, parts))
+}
+
+/// One token, the same way as every other.
+fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError> {
+    let mut prompt = tokenizer.encode_prompt("Hello");
+    if prompt.is_empty() {
+        prompt.push(0);
+    }
+    let sampling = Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        seed: 0,
+    };
+    let id = RequestId(0);
+    let request = Request {
+        id,
+        prompt,
+        max_tokens: 1,
+        sampling,
+        ignore_eos: true,
+        cache_salt: 0,
+    };
+    engine.submit(request).map_err(StartError::Refused)?;
+    let mut events = Vec::new();
+    while engine.has_work() {
+        engine.step(&mut events);
+    }
+    let broken = |event: &Event| {
+        matches!(
+            event,
+            Event::Finished {
+                reason: FinishReason::NonFinite,
+                ..
+            }
+        )
+    };
+    if events.iter().any(broken) {
+        Err(StartError::NotFinite)
+    } else {
+        Ok(())
+    }
+}
+
+impl Backend for Engine {
+    fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
+        Engine::submit(self, request)
+    }
+
+    fn cancel(&mut self, id: RequestId) {
+        Engine::cancel(self, id);
+    }
+
+    fn has_work(&self) -> bool {
+        Engine::has_work(self)
+    }
+
+    fn step(&mut self, events: &mut Vec<Event>) {
+        Engine::step(self, events);
+    }
+
+    fn stats(&self) -> Stats {
+        Engine::stats(self)
+    }
+}

@@ -1,0 +1,209 @@
+//! From a request's fields to settings that the engine may trust: ranges and combinations.
+//! Types were checked on parsing; the input (messages, prompts) is checked in `input`.
+use crate::error::ApiError;
+use windlass_api::openai::{GenerateRequest, Stop};
+use windlass_engine::request::Sampling;
+
+/// Stop texts of a request.
+pub const MAX_STOPS: usize = 4;
+/// Bytes of a stop text: what is held back and searched for each token stays small.
+pub const MAX_STOP_BYTES: usize = 1024;
+/// Bytes of a cache salt.
+pub const MAX_CACHE_SALT_BYTES: usize = 256;
+
+/// How to answer, validated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// As server-sent events.
+    pub stream: bool,
+    /// With an event for the usage.
+    pub include_usage: bool,
+    /// `None`: as much as the context has room for.
+    pub max_tokens: Option<usize>,
+    /// For the engine.
+    pub sampling: Sampling,
+    /// For the engine.
+    pub ignore_eos: bool,
+    /// None of them empty.
+    pub stops: Vec<String>,
+    /// Separates prefix caches.
+    pub cache_salt: Option<String>,
+}
+
+impl Settings {
+    /// `context` is the longest sequence in tokens; `random_seed` serves requests that name none.
+    pub fn new(request: &mut GenerateRequest, context: usize, random_seed: u64) -> Result<Self, ApiError> {
+        if request.n.is_some_and(|n| n != 1) {
+            return Err(ApiError::invalid("n", "only 1 is supported"));
+        }
+        let stream = request.stream.unwrap_or(false);
+        if request.stream_options.is_some() && !stream {
+            return Err(ApiError::invalid(
+                "stream_options",
+                "it is allowed only with `stream`: true",
+            ));
+        }
+        Ok(Self {
+            stream,
+            include_usage: request
+                .stream_options
+                .and_then(|options| options.include_usage)
+                .unwrap_or(false),
+            max_tokens: max_tokens(request, context)?,
+            sampling: Sampling {
+                temperature: number("temperature", request.temperature, 1.0, 2.0)?,
+                // 0 means the most likely token alone; the engine wants a number above 0 for that.
+                top_p: number("top_p", request.top_p, 1.0, 1.0)?.max(f32::MIN_POSITIVE),
+                top_k: top_k(request.top_k)?,
+                seed: request.seed.map_or(random_seed, i64::cast_unsigned),
+            },
+            ignore_eos: request.ignore_eos.unwrap_or(false),
+            stops: stops(request.stop.take())?,
+            cache_salt: cache_salt(request.cache_salt.take())?,
+        })
+    }
+}
+
+fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>, ApiError> {
+    let fields = [
+        ("max_completion_tokens", request.max_completion_tokens),
+        ("max_tokens", request.max_tokens),
+    ];
+    let mut wanted = None;
+    for (param, value) in fields {
+        let Some(value) = value else { continue };
+        let fits = usize::try_from(value)
+            .ok()
+            .filter(|&tokens| 0 < tokens && tokens <= context);
+        let tokens = fits
+            .ok_or_else(|| ApiError::invalid(param, format!("it must be 1 to {context}, the context of this model")))?;
+        if wanted.is_some_and(|other| other != tokens) {
+            return Err(ApiError::invalid(
+                param,
+                "`max_completion_tokens` says something else; send one of them",
+            ));
+        }
+        wanted = Some(tokens);
+    }
+    Ok(wanted)
+}
+
+fn number(param: &str, value: Option<f64>, default: f64, max: f64) -> Result<f32, ApiError> {
+    let value = value.unwrap_or(default);
+    if !(0.0..=max).contains(&value) {
+        return Err(ApiError::invalid(param, format!("it must be 0 to {max}")));
+    }
+    Ok(value as f32)
+}
+
+fn top_k(value: Option<i64>) -> Result<usize, ApiError> {
+    match value.unwrap_or(0) {
+        -1 | 0 => Ok(0),
+        value => i32::try_from(value)
+            .ok()
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or_else(|| ApiError::invalid("top_k", "it must be -1 or 0 for all tokens, or 1 to 2147483647")),
+    }
+}
+
+fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
+    let stops = match stop {
+        None => return Ok(Vec::new()),
+        Some(Stop::One(stop)) => vec![stop],
+        Some(Stop::Many(stops)) => stops,
+    };
+    if stops.len() > MAX_STOPS {
+        return Err(ApiError::invalid(
+            "stop",
+            format!("at most {MAX_STOPS} texts are allowed"),
+        ));
+    }
+    if stops.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
+        return Err(ApiError::invalid(
+            "stop",
+            format!("each text must have 1 to {MAX_STOP_BYTES} bytes"),
+        ));
+    }
+    Ok(stops)
+}
+
+fn cache_salt(salt: Option<String>) -> Result<Option<String>, ApiError> {
+    if salt
+        .as_ref()
+        .is_some_and(|salt| salt.is_empty() || salt.len() > MAX_CACHE_SALT_BYTES)
+    {
+        return Err(ApiError::invalid(
+            "cache_salt",
+            format!("it must have 1 to {MAX_CACHE_SALT_BYTES} bytes"),
+        ));
+    }
+    Ok(salt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(json: &str) -> Result<Settings, String> {
+        let mut request: GenerateRequest = serde_json::from_str(json).unwrap();
+        Settings::new(&mut request, 2048, 7).map_err(|error| error.body().error.param.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_empty_request_gets_openais_defaults() {
+        let settings = settings("{}").unwrap();
+        let sampling = Sampling {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 7,
+        };
+        assert_eq!(settings.sampling, sampling);
+        assert_eq!(
+            (settings.stream, settings.max_tokens, settings.ignore_eos),
+            (false, None, false)
+        );
+    }
+
+    #[test]
+    fn the_edges_of_every_range_are_allowed() {
+        for json in [
+            r#"{"temperature":0,"top_p":0,"top_k":-1,"seed":-9223372036854775808,"max_tokens":1,"n":1}"#,
+            r#"{"temperature":2,"top_p":1,"top_k":2147483647,"seed":9007199254740993,"max_tokens":2048,"stop":[]}"#,
+            r#"{"max_tokens":5,"max_completion_tokens":5,"stop":["a","b","c","d"],"cache_salt":"t"}"#,
+            r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+        ] {
+            assert!(settings(json).is_ok(), "{json}");
+        }
+        assert!(settings(r#"{"top_p":0}"#).unwrap().sampling.top_p > 0.0);
+    }
+
+    #[test]
+    fn what_is_beyond_a_range_is_refused_by_name() {
+        for (json, param) in [
+            (r#"{"temperature":-0.1}"#, "temperature"),
+            (r#"{"temperature":2.1}"#, "temperature"),
+            (r#"{"top_p":-1}"#, "top_p"),
+            (r#"{"top_p":1.1}"#, "top_p"),
+            (r#"{"top_k":-2}"#, "top_k"),
+            (r#"{"top_k":2147483648}"#, "top_k"),
+            (r#"{"max_tokens":0}"#, "max_tokens"),
+            (r#"{"max_tokens":2049}"#, "max_tokens"),
+            (r#"{"max_tokens":18446744073709551615}"#, "max_tokens"),
+            (r#"{"max_completion_tokens":0}"#, "max_completion_tokens"),
+            (r#"{"max_tokens":5,"max_completion_tokens":6}"#, "max_tokens"),
+            (r#"{"n":0}"#, "n"),
+            (r#"{"n":-1}"#, "n"),
+            (r#"{"n":9007199254740993}"#, "n"),
+            (r#"{"stop":""}"#, "stop"),
+            (r#"{"stop":["a","b","c","d","e"]}"#, "stop"),
+            (r#"{"stop":["a",""]}"#, "stop"),
+            (r#"{"stream_options":{"include_usage":true}}"#, "stream_options"),
+            (r#"{"cache_salt":""}"#, "cache_salt"),
+        ] {
+            assert_eq!(settings(json).err().as_deref(), Some(param), "{json}");
+        }
+        let long = serde_json::json!({"stop": "x".repeat(MAX_STOP_BYTES + 1)}).to_string();
+        assert_eq!(settings(&long).err().as_deref(), Some("stop"));
+    }
+}

