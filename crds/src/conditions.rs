@@ -76,6 +76,8 @@ pub mod reason {
     pub const UNREADABLE: &str = "Unreadable";
     /// An object of somebody else has the name of a child.
     pub const NAME_CONFLICT: &str = "NameConflict";
+    /// The API server refuses one of the children (rights, quota, a policy, a foreign change).
+    pub const APPLY_FAILED: &str = "ApplyFailed";
     /// The API server refuses to create pods (quota, policy, missing ServiceAccount).
     pub const PODS_REFUSED: &str = "PodsRefused";
     /// The scheduler finds no node.
@@ -127,7 +129,7 @@ pub mod reason {
     }
 
     /// The closed list: first the goals, then the way, then (from `INVALID` on) the problems.
-    pub const ALL: [&str; 39] = [
+    pub const ALL: [&str; 40] = [
         SERVING,
         SETTLED,
         VALID,
@@ -146,6 +148,7 @@ pub mod reason {
         INVALID,
         UNREADABLE,
         NAME_CONFLICT,
+        APPLY_FAILED,
         PODS_REFUSED,
         UNSCHEDULABLE,
         REFERENCE_NOT_FOUND,

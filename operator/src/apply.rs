@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{fingerprint, leader::Leadership, metrics::Metrics, names};
 
-mod cover;
+pub(crate) mod cover;
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,20 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl Error {
+    /// What the API server said about a write that it will refuse again and again, if it did; anything
+    /// else is worth another try at once.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Api {
+                source: kube::Error::Api(status),
+                ..
+            } if matches!(status.code, 400 | 403 | 404 | 422) => Some(format!("{self}: {}", status.message)),
+            _ => None,
+        }
+    }
 }
 
 /// Ends the process around its n-th write (a test's flag).

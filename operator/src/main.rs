@@ -6,6 +6,8 @@ mod context;
 mod fingerprint;
 mod health;
 mod leader;
+#[cfg(test)]
+mod memory_api;
 mod metrics;
 mod model_deployment;
 mod names;
@@ -16,6 +18,7 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use axum::http::{HeaderValue, header::USER_AGENT};
 use clap::Parser;
 use kube::{
     Client, Config,
@@ -163,6 +166,9 @@ async fn connect() -> anyhow::Result<(Client, String)> {
         .await
         .context("no cluster: neither in a pod nor a kubeconfig")?;
     config.default_retry = false;
+    // The audit log tells our requests by it.
+    let agent = HeaderValue::from_static(concat!("windlass-operator/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
     let namespace = config.default_namespace.clone();
     let client = ClientBuilder::try_from(config)
         .context("cannot build the client")?

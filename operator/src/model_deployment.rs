@@ -20,6 +20,8 @@ use crate::{apply::Error as WriteError, context::Context, names};
 pub mod apply;
 pub mod build;
 pub mod fetch;
+#[cfg(test)]
+mod fixtures;
 pub mod pod;
 pub mod prove;
 pub mod report;
@@ -67,7 +69,6 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Fetch(_) => "fetch",
-            Self::Write(WriteError::NameConflict { .. }) => "name_conflict",
             Self::Write(_) => "write",
             Self::Status(_) => "status",
             Self::TimeLimit => "time_limit",
@@ -156,34 +157,39 @@ async fn run(watched: &Watched, context: &Context) -> Result<Action, Error> {
     let pins = report::pins(&owner, &plan, &observed.pins(), &observed.pods);
     let children = build::build(&owner, &context.config, &plan, &pins);
 
+    // With a foreign object in the way nothing is written at all: half a set of children helps nobody.
     let foreign = observed.foreign(&owner.owner.uid, owner.service_account.is_none());
-    let (deployment, conflict) = if foreign.is_empty() {
-        match apply::apply(&context.writer, &owner, children, &plan.expired, &observed).await {
-            Ok(deployment) => (Some(deployment), None),
-            Err(WriteError::NameConflict { kind, name }) => {
-                (observed.deployment.clone(), Some(format!("{kind} {name}")))
-            }
-            Err(error) => return Err(error.into()),
-        }
+    let applied = if foreign.is_empty() {
+        apply::apply(&context.writer, &owner, children, &plan.expired, &observed).await?
     } else {
-        (observed.deployment.clone(), Some(foreign.join(", ")))
+        apply::Applied {
+            deployment: observed.deployment.clone(),
+            conflicts: foreign,
+            refused: Vec::new(),
+        }
     };
+    let conflict = (!applied.conflicts.is_empty()).then(|| applied.conflicts.join(", "));
+    let refusal = applied.refused.iter().find_map(WriteError::refusal);
 
     let status = report::report(&Situation {
         previous: &previous,
         generation: object.metadata.generation,
         owner: &owner,
         plan: &plan,
-        deployment: deployment.as_ref(),
+        deployment: applied.deployment.as_ref(),
         pods: &observed.pods,
         pins: &pins,
         proof: answers.proof.as_ref(),
         progress: answers.progress.as_ref(),
         conflict: conflict.as_deref(),
+        refusal: refusal.as_deref(),
         schema_skew: context.schema_skew.as_deref(),
         now,
     });
     publish(context, &raw, &previous, &status).await?;
+    if let Some(error) = applied.refused.into_iter().next() {
+        return Err(error.into());
+    }
     Ok(Action::requeue(next_look(&status, &plan, now)))
 }
 
@@ -287,3 +293,6 @@ fn next_look(status: &ModelDeploymentStatus, plan: &rollout::Plan, now: Timestam
         .map(|deadline| deadline.duration_since(now).unsigned_abs() + Duration::from_secs(1));
     until_deadline.map_or(look, |until| look.min(until))
 }
+
+#[cfg(test)]
+mod tests;

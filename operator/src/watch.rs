@@ -109,16 +109,15 @@ async fn controller(
     futures::join!(ready, work);
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line; of an answer of the API server only its message.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            return format!("{text}: {}", status.message);
         }
+        text = format!("{text}: {cause}");
         source = cause.source();
     }
     text

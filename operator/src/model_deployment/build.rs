@@ -67,7 +67,7 @@ pub fn build(
         service: service::build(owner),
         pod_disruption_budget: pod_disruption_budget::build(owner),
         revisions: plan.revisions.iter().map(|revision| revision.write(owner)).collect(),
-        deployment: deployment::build(owner, &plan.deployed.template),
+        deployment: deployment::build(owner, plan),
     }
 }
 

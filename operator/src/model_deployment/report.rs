@@ -36,6 +36,8 @@ pub struct Situation<'a> {
     pub progress: Option<&'a FetchReport>,
     /// Objects of somebody else that have the name of a child.
     pub conflict: Option<&'a str>,
+    /// What the API server said about a child that it refuses.
+    pub refusal: Option<&'a str>,
     pub schema_skew: Option<&'a str>,
     pub now: Timestamp,
 }
@@ -161,7 +163,8 @@ pub fn edges(previous: &ModelDeploymentStatus, next: &ModelDeploymentStatus) -> 
         }
         let is_good =
             [condition::READY, condition::MODEL_VERIFIED].contains(&now.type_.as_str()) && now.status == "True";
-        let is_bad = now.status == "False" && reason::is_problem(&now.reason);
+        let is_abnormal = [condition::RECONCILING, condition::STALLED].contains(&now.type_.as_str());
+        let is_bad = now.status == if is_abnormal { "True" } else { "False" } && reason::is_problem(&now.reason);
         if !(is_good || is_bad) || edges.iter().any(|edge| edge.reason == now.reason) {
             continue;
         }

@@ -39,12 +39,22 @@ pub struct Plan {
     pub render_outdated: bool,
     /// When an unproven revision counts as failed.
     pub deadline: Option<Timestamp>,
+    /// Whether the Deployment shall leave the pods of the last good revision alone for now: the new
+    /// ones say that they are ready, but do not answer.
+    pub hold: bool,
 }
 
 impl Plan {
     /// Whether the wanted revision failed and another one runs in its place.
     pub fn is_rolled_back(&self) -> bool {
         self.wanted.id != self.deployed.id
+    }
+
+    /// Whether a pod's revision has answered a real completion.
+    pub fn is_proven(&self, pod: &Pod) -> bool {
+        self.revisions
+            .iter()
+            .any(|revision| revision.is_proven() && pod::runs(pod, &revision.id))
     }
 }
 
@@ -130,6 +140,7 @@ pub fn decide(
         .map(ResourceExt::name_any)
         .collect();
     let deadline = deadline.filter(|_| wanted.verdict == Verdict::Open);
+    let hold = wanted.verdict == Verdict::Open && last_good.is_some() && matches!(proof, Some(Proof::Refused(_)));
     Plan {
         wanted,
         deployed,
@@ -138,6 +149,7 @@ pub fn decide(
         last_good,
         render_outdated,
         deadline,
+        hold,
     }
 }
 

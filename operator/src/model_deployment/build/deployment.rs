@@ -3,10 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{metadata, selector};
-use crate::model_deployment::validate::ValidatedModelDeployment;
+use crate::model_deployment::{rollout::Plan, validate::ValidatedModelDeployment};
 
-/// Builds the Deployment; `template` is a revision's, as it was stored.
-pub fn build(owner: &ValidatedModelDeployment, template: &Value) -> Value {
+/// A new pod must have been ready for so long before an old one goes: time enough to ask it for a
+/// completion, and to hold the rollout if it has none to give.
+const MIN_READY_SECONDS: i64 = 10;
+
+/// Builds the Deployment around the template of the deployed revision, as it was stored.
+pub fn build(owner: &ValidatedModelDeployment, plan: &Plan) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -15,8 +19,10 @@ pub fn build(owner: &ValidatedModelDeployment, template: &Value) -> Value {
             "selector": {"matchLabels": selector(owner)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "progressDeadlineSeconds": owner.progress_deadline.as_secs(),
+            "minReadySeconds": MIN_READY_SECONDS,
             "revisionHistoryLimit": 2,
-            "template": template,
+            "paused": plan.hold,
+            "template": plan.deployed.template,
         },
     })
 }

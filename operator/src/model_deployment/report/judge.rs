@@ -78,7 +78,8 @@ struct View<'a> {
     plan: &'a Plan,
     findings: Vec<Finding>,
     worst: Option<Finding>,
-    ready_pods: usize,
+    /// Pods that take requests and whose revision is proven.
+    serving_pods: usize,
     ready_deployed: usize,
     active_pods: usize,
     /// Why the API server creates no pods.
@@ -96,7 +97,11 @@ impl<'a> View<'a> {
             plan: situation.plan,
             findings,
             worst: pod::worst(situation.pods, deployed),
-            ready_pods: situation.pods.iter().filter(|pod| pod::is_ready(pod)).count(),
+            serving_pods: situation
+                .pods
+                .iter()
+                .filter(|pod| pod::is_ready(pod) && situation.plan.is_proven(pod))
+                .count(),
             ready_deployed: of_deployed.iter().filter(|pod| pod::is_ready(pod)).count(),
             active_pods: situation.pods.iter().filter(|pod| pod::is_active(pod)).count(),
             refusal: refusal(situation),
@@ -198,7 +203,7 @@ fn scheduled(judged: &mut Judged, view: &View) {
 }
 
 fn available(judged: &mut Judged, view: &View) {
-    if view.ready_pods > 0 {
+    if view.serving_pods > 0 {
         judged.set(condition::AVAILABLE, "True", reason::SERVING, "requests are answered");
     } else if view.situation.owner.suspended {
         judged.set(condition::AVAILABLE, "False", reason::SUSPENDED, "spec.suspend is true");
@@ -207,7 +212,7 @@ fn available(judged: &mut Judged, view: &View) {
             condition::AVAILABLE,
             "False",
             reason::NO_READY_PODS,
-            "no pod takes requests",
+            "no pod of a proven revision takes requests",
         );
     }
 }
@@ -238,6 +243,9 @@ fn ready(view: &View) -> Readiness {
             reason::SERVING,
             format!("answers at {}", build::service::url(owner)),
         );
+    }
+    if let Some(refusal) = view.situation.refusal {
+        return (false, reason::APPLY_FAILED, apply_message(refusal));
     }
     if let Some(refusal) = view.refusal.clone().filter(|_| view.findings.is_empty()) {
         return (false, reason::PODS_REFUSED, refusal);
@@ -312,6 +320,9 @@ fn unfinished(view: &View) -> Option<(&'static str, String)> {
     if desired == 0 {
         return (view.active_pods > 0).then(|| (reason::PROGRESSING, "pods are being stopped".to_owned()));
     }
+    if let Some(refusal) = view.situation.refusal {
+        return Some((reason::APPLY_FAILED, apply_message(refusal)));
+    }
     let others = view.active_pods.saturating_sub(view.findings.len());
     let is_observed = view.situation.deployment.is_some_and(|deployment| {
         deployment.status.as_ref().and_then(|status| status.observed_generation) >= deployment.metadata.generation
@@ -331,6 +342,19 @@ fn unfinished(view: &View) -> Option<(&'static str, String)> {
         reason::REPLICAS_NOT_READY,
         format!("not all pods take requests yet{why}"),
     ))
+}
+
+fn apply_message(refusal: &str) -> String {
+    let words: String = refusal
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .take(600)
+        .collect();
+    format!(
+        "{words}. Mend the rights, quota or policy that refuses it, or delete the child that was changed: it is made again."
+    )
 }
 
 fn conflict_message(conflict: &str) -> String {
