@@ -36,10 +36,10 @@ fmt: ## format the sources
 lint: ## formatting, clippy and shellcheck, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
-	shellcheck --external-sources $(SCRIPTS)
+	shellcheck $(SCRIPTS)
 
 deny: $(DENY) ## licences, sources, and the arrows between our crates
-	$(DENY) --locked --all-features check --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked --all-features check --hide-inclusion-graph --allow unused-wrapper bans licenses sources
 
 advisories: $(DENY) ## known vulnerabilities in dependencies (fetches the advisory database)
 	$(DENY) check advisories

@@ -26,9 +26,8 @@ func TestBadValuesAreRefusedWithTheirPath(t *testing.T) {
 		"a namespace that is a wildcard": {`watchNamespaces=["*"]`, "/watchNamespaces/0"},
 		"a namespace twice":              {`watchNamespaces=["a","a"]`, "/watchNamespaces"},
 		"namespaces as text":             {`watchNamespaces="a,b"`, "/watchNamespaces"},
-		"a resource without domain":      {`accelerators={"gpu":{"product":"a","memory":"b"}}`, "gpu"},
-		"an accelerator without labels":  {`accelerators={"amd.com/gpu":{"product":"a"}}`, "/accelerators/amd.com~1gpu"},
-		"an unknown log format":          {`logFormat="xml"`, "/logFormat"},
+		"a label key that is none":       {`accelerators.productLabel="gpu product"`, "/accelerators/productLabel"},
+		"an empty label key":             {`accelerators.memoryLabel=""`, "/accelerators/memoryLabel"},
 		"an unknown log level":           {`logLevel="loud"`, "/logLevel"},
 		"a pull secret as text":          {`imagePullSecrets=["mine"]`, "/imagePullSecrets/0"},
 		"an unknown toleration field":    {`operator.tolerations=[{"keys":"a"}]`, "/operator/tolerations/0"},
@@ -71,7 +70,7 @@ func TestTheReadmeNamesEveryValue(t *testing.T) {
 }
 
 // free are maps whose keys the user chooses: one row for the whole.
-var free = map[string]bool{"accelerators": true, "operator.resources": true}
+var free = map[string]bool{"operator.resources": true}
 
 func leaves(path string, value any) []string {
 	object, isObject := value.(map[string]any)

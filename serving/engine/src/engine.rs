@@ -1,353 +1,230 @@
-//! A loaded model and the requests that it works on. `step` computes one batch; everything else is books.
+//! The engine as its caller sees it: load a model, submit requests, step until there is no work.
 use std::path::Path;
 use std::sync::Arc;
 
-use windlass_kernels::{KvCache, KvError, OutOfMemory, Pool, Query};
+use windlass_kernels::{KvCache, Pool};
 
-use crate::chat::{ChatTemplate, TemplateError};
+use crate::chat::ChatTemplate;
+use crate::load::LoadError;
 use crate::load::gguf::{Gguf, GgufError};
-use crate::model::decoder::{Buffers, Row, forward};
-use crate::model::{self, Shape, Weights};
-use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
-use crate::sample::{Candidates, pick};
-use crate::scheduler::{Scheduler, Work};
+use crate::memory::MemoryPlan;
+use crate::model::{Architecture, Decoder, Hyperparameters, WeightPlan, Workspace};
+use crate::request::{AdmitError, EngineOptions, Request, RequestId, Stats};
+use crate::scheduler::{Limits, Scheduler};
 use crate::tokenizer::Tokenizer;
 
-mod size;
+/// A loaded model and the requests that run on it. One thread calls it; its own threads only compute.
+pub struct Engine {
+    info: ModelInfo,
+    tokenizer: Arc<Tokenizer>,
+    chat_template: Arc<ChatTemplate>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) decoder: Decoder,
+    pub(crate) cache: KvCache,
+    pub(crate) pool: Pool,
+    pub(crate) workspace: Workspace,
+    pub(crate) next_tokens: Vec<Option<u32>>,
+}
 
-use size::{Sizes, decide};
-
-/// What the model file says about itself, and what the engine made of it.
-#[derive(Debug, Clone, PartialEq)]
+/// What a model is and what the engine made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
-    /// `general.name`, or the file's name.
+    /// The name in the file, or the file's.
     pub name: String,
-    /// `general.architecture`.
+    /// The architecture in the file.
     pub architecture: String,
-    /// Number of weights.
+    /// Weights in all.
     pub parameters: u64,
-    /// The type that most bytes of the weights have.
+    /// The scheme that the weights are stored in, as model hubs name it.
     pub quantization: String,
-    /// Tokens that a prompt and its answer may have together.
+    /// Tokens that a sequence may have here.
     pub context_length: usize,
-    /// Tokens that the cache holds in all.
-    pub kv_tokens: usize,
     /// Tokens of the vocabulary.
     pub vocab_size: usize,
     /// Bytes of the file.
     pub size_bytes: u64,
+    /// Bytes that weights, cache and buffers may come to.
+    pub memory_bytes: u64,
     /// Threads that compute.
     pub threads: usize,
-}
-
-/// Why a model cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file.
-    #[error(transparent)]
-    File(#[from] GgufError),
-    /// Its chat template.
-    #[error("{}: {error}", path.display())]
-    Template {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        error: TemplateError,
-    },
-    /// An option that cannot be.
-    #[error("{option} {problem}")]
-    Option {
-        /// The option, as the server's flag.
-        option: &'static str,
-        /// Ends the sentence.
-        problem: String,
-    },
-    /// Weights, buffers and cache do not fit.
-    #[error(
-        "the model does not fit: weights {} MiB, buffers {} MiB and the cache for {tokens} tokens {} MiB, of {} MiB; give the process more memory, or lower --context-length, --max-batch-tokens or --max-sequences",
-        weights >> 20, buffers >> 20, cache >> 20, limit >> 20
-    )]
-    Memory {
-        /// Bytes of the weights.
-        weights: u64,
-        /// Bytes of the working memory.
-        buffers: u64,
-        /// Tokens that the cache must hold at least.
-        tokens: usize,
-        /// Their bytes.
-        cache: u64,
-        /// Bytes that there are.
-        limit: u64,
-    },
-    /// The system refused memory that should be there.
-    #[error("no memory for the model's buffers: {0}")]
-    OutOfMemory(#[from] OutOfMemory),
-    /// As `OutOfMemory`, for the cache.
-    #[error("no memory for the model's cache: {0}")]
-    Cache(#[from] KvError),
-    /// The system starts no threads.
-    #[error("cannot start the computing threads: {0}")]
-    Threads(#[source] std::io::Error),
-}
-
-/// A loaded model and the requests that it works on.
-pub struct Engine {
-    info: ModelInfo,
-    tokenizer: Arc<Tokenizer>,
-    template: Arc<ChatTemplate>,
-    weights: Weights,
-    threads: Pool,
-    cache: KvCache,
-    buffers: Buffers,
-    scheduler: Scheduler,
-    plan: Vec<Work>,
-    outputs: Vec<usize>,
-    candidates: Candidates,
-    stats: Stats,
-}
-
-impl std::fmt::Debug for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine")
-            .field("info", &self.info)
-            .finish_non_exhaustive()
-    }
+    /// Tokens that the key-value cache holds, of all sequences together.
+    pub kv_tokens: usize,
 }
 
 impl Engine {
-    /// Reads the file; nothing large is allocated before all sizes are known to fit.
+    /// Loads a model. Everything is checked, and the memory added up, before weights are read.
     pub fn load(path: &Path, options: &EngineOptions) -> Result<Self, LoadError> {
+        check(options)?;
         let (gguf, file) = Gguf::open(path)?;
-        let family = model::family(&gguf)?;
+        let architecture = Architecture::of(&gguf)?;
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
-        let template =
-            ChatTemplate::new(gguf.find_text("tokenizer.chat_template")?, Arc::clone(&tokenizer)).map_err(|error| {
-                LoadError::Template {
-                    path: path.into(),
-                    error,
-                }
+        let chat_template = ChatTemplate::new(gguf.find_text("tokenizer.chat_template")?, Arc::clone(&tokenizer))
+            .map_err(|error| LoadError::Template {
+                path: path.into(),
+                error,
             })?;
-        let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
-        let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
-        let weights = model::load(&gguf, &file, family, shape)?;
-        // Now that their size is known: if the estimate was low, less is left for the cache.
-        let sizes = if weights.bytes() > sizes.weights {
-            decide(&shape, weights.bytes(), options)?
-        } else {
-            sizes
-        };
-        let threads = Pool::new(options.threads).map_err(LoadError::Threads)?;
+        let hyper = Hyperparameters::read(&gguf, architecture, tokenizer.vocab_size())?;
+        let weight_plan = WeightPlan::new(&gguf, architecture, &hyper)?;
+        let memory = MemoryPlan::new(&hyper, &weight_plan, options)?;
+
+        let out_of_memory = |what| move |error| LoadError::OutOfMemory { what, error };
+        let weights = weight_plan.load(&gguf, &file, &hyper)?;
+        let workspace = Workspace::new(&hyper, options.max_batch_tokens, memory.wanted_rows)
+            .map_err(out_of_memory("the buffers of a step"))?;
+        let blocks = memory.blocks as usize;
         let cache = KvCache::new(
-            shape.layers,
-            shape.kv_heads,
-            shape.head_dim,
-            sizes.limits.block_tokens,
-            sizes.blocks as usize,
+            hyper.layers,
+            hyper.kv_heads,
+            hyper.head_dim,
+            options.block_tokens,
+            blocks,
         )?;
-        let buffers = Buffers::new(&weights, sizes.limits.batch_tokens, sizes.limits.sequences)?;
-        Ok(Self {
-            info: describe(&gguf, family.name, &shape, &sizes, threads.threads()),
-            tokenizer,
-            template: Arc::new(template),
-            weights,
+        let threads = options.threads;
+        let pool = Pool::new(threads).map_err(|error| LoadError::Threads { threads, error })?;
+        let limits = Limits {
+            max_sequences: options.max_sequences,
+            max_batch_tokens: options.max_batch_tokens,
+            context: memory.context,
+            block_tokens: options.block_tokens,
+            vocabulary: hyper.vocabulary,
+        };
+        let info = ModelInfo {
+            name: model_name(&gguf)?,
+            architecture: architecture.name.into(),
+            parameters: weight_plan.parameters,
+            quantization: quantization(&gguf)?,
+            context_length: memory.context,
+            vocab_size: hyper.vocabulary,
+            size_bytes: gguf.size(),
+            memory_bytes: memory.bytes,
             threads,
+            kv_tokens: blocks * options.block_tokens,
+        };
+        let decoder = Decoder::new(architecture, hyper, weights).map_err(|error| LoadError::Rope {
+            path: path.into(),
+            error,
+        })?;
+        Ok(Self {
+            info,
+            tokenizer,
+            chat_template: Arc::new(chat_template),
+            scheduler: Scheduler::new(limits, memory.blocks),
+            decoder,
             cache,
-            buffers,
-            scheduler: Scheduler::new(sizes.limits, sizes.blocks),
-            plan: Vec::new(),
-            outputs: Vec::new(),
-            candidates: Candidates::default(),
-            stats: Stats::default(),
+            pool,
+            workspace,
+            next_tokens: Vec::new(),
         })
     }
 
-    /// About the model.
+    /// The model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
 
-    /// Text to tokens and back.
+    /// The model's tokenizer, for other threads too.
     pub fn tokenizer(&self) -> Arc<Tokenizer> {
         Arc::clone(&self.tokenizer)
     }
 
-    /// Messages to a prompt.
+    /// The model's chat template, for other threads too.
     pub fn chat_template(&self) -> Arc<ChatTemplate> {
-        Arc::clone(&self.template)
+        Arc::clone(&self.chat_template)
     }
 
-    /// Queues a request. What can never be computed is refused at once.
+    /// Queues a request; one that could never run is refused at once.
     pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
-        let context = self.info.context_length;
-        if request.prompt.is_empty() {
-            return Err(AdmitError::EmptyPrompt);
-        }
-        if request.prompt.len() >= context {
-            let prompt = request.prompt.len();
-            return Err(AdmitError::PromptTooLong { prompt, context });
-        }
-        if let Some(&token) = request
-            .prompt
-            .iter()
-            .find(|&&token| token as usize >= self.info.vocab_size)
-        {
-            return Err(AdmitError::InvalidToken(token));
-        }
-        if self.scheduler.contains(request.id) {
-            return Err(AdmitError::DuplicateId(request.id.0));
-        }
-        self.scheduler.add(request);
-        Ok(())
+        self.scheduler.submit(request)
     }
 
-    /// Forgets a request, whatever its state. False if there is none. No event follows.
+    /// Forgets a request; whether there was one. Its blocks are free at once and no event follows.
     pub fn cancel(&mut self, id: RequestId) -> bool {
         self.scheduler.cancel(id)
     }
 
-    /// Whether `step` has something to do.
+    /// Whether a step would do anything.
     pub fn has_work(&self) -> bool {
-        self.scheduler.len() > 0
-    }
-
-    /// Computes one batch and appends what came out of it.
-    pub fn step(&mut self, events: &mut Vec<Event>) {
-        let mut plan = std::mem::take(&mut self.plan);
-        self.scheduler.plan(&mut plan);
-        if !plan.is_empty() {
-            self.compute(&plan, events);
-        }
-        self.stats.running = plan.len();
-        self.plan = plan;
+        self.scheduler.has_work()
     }
 
     /// Counters and gauges.
     pub fn stats(&self) -> Stats {
-        let (used, total) = self.scheduler.blocks();
-        let (preemptions, prefix_queries, prefix_hits) = self.scheduler.counters();
-        Stats {
-            waiting: self.scheduler.waiting(),
-            blocks_used: used,
-            blocks_total: total,
-            prefix_queries,
-            prefix_hits,
-            preemptions,
-            ..self.stats.clone()
-        }
-    }
-
-    fn compute(&mut self, plan: &[Work], events: &mut Vec<Event>) {
-        let running = self.scheduler.running();
-        let mut rows = Vec::with_capacity(plan.iter().map(|work| work.count).sum());
-        self.outputs.clear();
-        for work in plan {
-            let sequence = &running[work.index];
-            for position in sequence.computed..sequence.computed + work.count {
-                rows.push(Row {
-                    token: sequence.tokens[position],
-                    at: Query {
-                        blocks: sequence.table.blocks(),
-                        position,
-                    },
-                });
-            }
-            if work.count == sequence.need() {
-                self.outputs.push(rows.len() - 1);
-            }
-        }
-        let logits = forward(
-            &self.weights,
-            &self.threads,
-            &mut self.cache,
-            &mut self.buffers,
-            &rows,
-            &self.outputs,
-        );
-        drop(rows);
-        let mut logits = logits.chunks_exact(self.info.vocab_size);
-        let mut finished = Vec::new();
-        for work in plan {
-            let sequence = self.scheduler.running_mut(work.index);
-            let id = sequence.request.id;
-            if !sequence.started {
-                sequence.started = true;
-                let cached_tokens = sequence.cached;
-                events.push(Event::Started { id, cached_tokens });
-            }
-            let prompt_left = sequence.prompt_tokens.saturating_sub(sequence.computed);
-            self.stats.prompt_tokens += work.count.min(prompt_left) as u64;
-            sequence.advance(work.count);
-            if sequence.need() > 0 {
-                continue;
-            }
-            let logits = logits.next().unwrap_or_default();
-            let token = pick(
-                logits,
-                &sequence.request.sampling,
-                sequence.tokens.len(),
-                &mut self.candidates,
-            );
-            let end = match token {
-                None => Some((FinishReason::NonFinite, false)),
-                Some(token) => {
-                    self.stats.generated_tokens += 1;
-                    if self.tokenizer.is_eog(token) && !sequence.request.ignore_eos {
-                        Some((FinishReason::Stop, true))
-                    } else {
-                        sequence.push(token);
-                        events.push(Event::Token { id, token });
-                        (sequence.tokens.len() >= sequence.limit).then_some((FinishReason::Length, false))
-                    }
-                }
-            };
-            if let Some((reason, ended)) = end {
-                let usage = sequence.usage(ended);
-                events.push(Event::Finished { id, reason, usage });
-                finished.push(work.index);
-            }
-        }
-        self.scheduler.remove(&finished);
-        self.stats.steps += 1;
+        self.scheduler.stats()
     }
 }
 
-fn describe(gguf: &Gguf, architecture: &str, shape: &Shape, sizes: &Sizes, threads: usize) -> ModelInfo {
-    let mut by_type: Vec<(u64, &str)> = Vec::new();
-    let mut parameters = 0u64;
-    for tensor in gguf.tensors() {
-        let elements = tensor
-            .dims
-            .iter()
-            .fold(1u64, |product, &dim| product.saturating_mul(dim));
-        parameters = parameters.saturating_add(elements);
-        match by_type.iter_mut().find(|(_, name)| *name == tensor.kind.name) {
-            Some((bytes, _)) => *bytes = bytes.saturating_add(tensor.bytes),
-            None => by_type.push((tensor.bytes, tensor.kind.name)),
-        }
-    }
-    let file_name = || {
-        gguf.path()
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
+fn check(options: &EngineOptions) -> Result<(), LoadError> {
+    let range = |flag, value: usize, most: usize| match value {
+        0 => Err(LoadError::Option {
+            flag,
+            problem: "is 0; at least 1 is needed".into(),
+        }),
+        _ if value > most => Err(LoadError::Option {
+            flag,
+            problem: format!("is {value}; at most {most} are possible"),
+        }),
+        _ => Ok(()),
     };
-    ModelInfo {
-        name: match gguf.find_text("general.name") {
-            Ok(Some(name)) => name.to_owned(),
-            _ => file_name(),
-        },
-        architecture: architecture.to_owned(),
-        parameters,
-        quantization: by_type
-            .iter()
-            .max()
-            .map(|(_, name)| (*name).to_owned())
-            .unwrap_or_default(),
-        context_length: sizes.limits.context,
-        kv_tokens: sizes.blocks as usize * sizes.limits.block_tokens,
-        vocab_size: shape.vocabulary,
-        size_bytes: gguf.size(),
-        threads,
+    range("--threads", options.threads, 1024)?;
+    range("--max-sequences", options.max_sequences, 1 << 16)?;
+    range("--max-batch-tokens", options.max_batch_tokens, 1 << 20)?;
+    range("--context-length", options.context_length.unwrap_or(1), 1 << 30)?;
+    range("the block size", options.block_tokens, 1024)?;
+    if !options.block_tokens.is_multiple_of(8) {
+        return Err(LoadError::Option {
+            flag: "the block size",
+            problem: "must be a multiple of 8".into(),
+        });
     }
+    Ok(())
 }
+
+fn model_name(gguf: &Gguf) -> Result<String, GgufError> {
+    if let Some(name) = gguf.find_text("general.name")?.filter(|name| !name.trim().is_empty()) {
+        return Ok(name.into());
+    }
+    Ok(gguf
+        .path()
+        .file_stem()
+        .map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned()))
+}
+
+/// The scheme by the file's own number, or by the type that most weights have.
+fn quantization(gguf: &Gguf) -> Result<String, GgufError> {
+    let declared = gguf.find_u64("general.file_type")?.and_then(|number| {
+        SCHEMES
+            .iter()
+            .find(|(known, _)| *known == number)
+            .map(|(_, name)| (*name).to_owned())
+    });
+    if let Some(name) = declared {
+        return Ok(name);
+    }
+    let mut bytes: Vec<(&str, u64)> = Vec::new();
+    for tensor in gguf.tensors() {
+        match bytes.iter_mut().find(|(name, _)| *name == tensor.kind.name) {
+            Some((_, sum)) => *sum += tensor.bytes,
+            None => bytes.push((tensor.kind.name, tensor.bytes)),
+        }
+    }
+    Ok(bytes
+        .into_iter()
+        .max_by_key(|&(_, sum)| sum)
+        .map_or_else(String::new, |(name, _)| name.into()))
+}
+
+/// `general.file_type` of the GGUF specification.
+const SCHEMES: [(u64, &str); 12] = [
+    (0, "F32"),
+    (1, "F16"),
+    (2, "Q4_0"),
+    (3, "Q4_1"),
+    (7, "Q8_0"),
+    (8, "Q5_0"),
+    (9, "Q5_1"),
+    (14, "Q4_K_S"),
+    (15, "Q4_K_M"),
+    (16, "Q5_K_S"),
+    (17, "Q5_K_M"),
+    (18, "Q6_K"),
+];

@@ -1,5 +1,9 @@
-//! The paged cache, without its bytes: which block belongs to whom, and which blocks hold which prefix.
-//! Numbers only; keys and values lie in `windlass_kernels::KvCache` under the same numbers.
-pub mod pool;
-pub mod prefix;
-pub mod table;
+//! The paged cache's bookkeeping: which block belongs to whom, which content is worth keeping. Numbers
+//! only; the keys and values themselves lie in the kernels' `KvCache`.
+mod block;
+mod pool;
+mod prefix;
+
+pub use block::{BlockTable, SharedPool, lock};
+pub use pool::BlockPool;
+pub use prefix::{BlockHash, PrefixChain};

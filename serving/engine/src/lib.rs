@@ -4,11 +4,14 @@ pub mod chat;
 mod engine;
 mod kv;
 pub mod load;
+mod memory;
 mod model;
 pub mod request;
 mod sample;
 mod scheduler;
 mod sequence;
+mod step;
 pub mod tokenizer;
 
-pub use engine::{Engine, LoadError, ModelInfo};
+pub use engine::{Engine, ModelInfo};
+pub use load::LoadError;

@@ -1,48 +1,54 @@
-//! Model architectures. One file each says how its GGUF keys and tensors map onto the decoder that they
-//! share; `decoder.rs` computes.
-pub mod decoder;
-pub mod llama;
-pub mod qwen2;
-mod shape;
+//! The models the engine can run. One file an architecture says what is particular to it; the forward
+//! pass of the decoder they share is in `decoder`. Nothing here knows a request.
+use crate::load::gguf::{Gguf, GgufError};
+
+mod batch;
+mod decoder;
+mod hyper;
+mod llama;
+mod qwen2;
 mod weights;
 
-pub use shape::Shape;
-pub use weights::{Projection, Weights, packed_bytes};
-
-use std::fs::File;
+pub use batch::{Batch, Row};
+pub use decoder::{Decoder, Workspace};
+pub use hyper::Hyperparameters;
+pub use weights::WeightPlan;
 
 use windlass_kernels::RopeStyle;
 
-use crate::load::gguf::{Gguf, GgufError};
-
-/// What one architecture does differently.
+/// What sets an architecture apart from the other decoders.
 #[derive(Debug, Clone, Copy)]
-pub struct Family {
-    /// `general.architecture`.
+pub struct Architecture {
+    /// Its name in `general.architecture`, which also begins its metadata keys.
     pub name: &'static str,
-    /// Which elements of a head are rotated together.
+    /// Which elements of a head rotate together.
     pub rope: RopeStyle,
-    /// Whether q, k and v must have a bias (they may in any family).
-    pub attention_bias: bool,
+    /// Whether query, key and value projections have biases.
+    pub bias: Bias,
 }
 
-/// The architectures that this engine computes.
-pub const FAMILIES: [Family; 2] = [llama::FAMILY, qwen2::FAMILY];
-
-/// The family of a file.
-pub fn family(gguf: &Gguf) -> Result<Family, GgufError> {
-    const KEY: &str = "general.architecture";
-    let name = gguf.text(KEY)?;
-    FAMILIES.into_iter().find(|family| family.name == name).ok_or_else(|| {
-        let known: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
-        gguf.metadata_error(
-            KEY,
-            format!("is `{name}`; this engine computes {}", known.join(" and ")),
-        )
-    })
+/// Whether an architecture's projections have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    /// Some of its models have them.
+    Optional,
+    /// All of its models have them.
+    Required,
 }
 
-/// Reads and packs all weights.
-pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Weights, GgufError> {
-    Weights::load(gguf, file, family, shape)
+impl Architecture {
+    /// The architecture of a file.
+    pub fn of(gguf: &Gguf) -> Result<&'static Self, GgufError> {
+        const KEY: &str = "general.architecture";
+        let name = gguf.text(KEY)?;
+        ALL.iter()
+            .copied()
+            .find(|architecture| architecture.name == name)
+            .ok_or_else(|| {
+                let known: Vec<_> = ALL.iter().map(|architecture| architecture.name).collect();
+                gguf.metadata_error(KEY, format!("is `{name}`; this version runs {}", known.join(" and ")))
+            })
+    }
 }
+
+const ALL: [&Architecture; 2] = [&llama::ARCHITECTURE, &qwen2::ARCHITECTURE];

@@ -129,6 +129,14 @@ impl Matrix {
         self.quants.len() + self.scales.len()
     }
 
+    /// Bytes that the packed form of a matrix takes; `None` if the columns are not whole blocks or the size overflows.
+    pub fn packed_bytes(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+        ty.row_bytes(cols)?;
+        // A row is far smaller than memory where the row's own bytes did not overflow.
+        let group = group_quant_bytes(ty, cols).checked_add(group_scale_bytes(ty, cols))?;
+        rows.div_ceil(GROUP).checked_mul(group)
+    }
+
     /// Writes row `row` as f32: the same values as `dequantize` of the file's bytes.
     ///
     /// # Panics

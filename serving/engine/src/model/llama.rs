@@ -1,13 +1,12 @@
-//! Llama and what is built like it (Mistral, SmolLM): pre-norm decoder with grouped-query attention and a
-//! gated feed-forward network (Touvron et al., "Llama 2", 2023). GGUF files store q and k with the
-//! rotated pairs side by side. `rope_freqs.weight`, where present, carries Llama 3's long-context factors.
+//! Llama and its kin (SmolLM, Mistral, TinyLlama): RMS norm before attention and feed-forward, grouped
+//! query heads, SwiGLU (Touvron et al., "LLaMA", 2023). GGUF files hold query and key rows in the order
+//! in which neighbours rotate together.
 use windlass_kernels::RopeStyle;
 
-use super::Family;
+use super::{Architecture, Bias};
 
-/// The family.
-pub const FAMILY: Family = Family {
+pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "llama",
     rope: RopeStyle::Interleaved,
-    attention_bias: false,
+    bias: Bias::Optional,
 };

@@ -1,12 +1,11 @@
-//! Qwen2 and Qwen2.5: as Llama, with biases on q, k and v, and NeoX-style rotation (Yang et al.,
-//! "Qwen2 technical report", 2024).
+//! Qwen2 and Qwen2.5: the Llama decoder with biases on queries, keys and values, and heads whose halves
+//! rotate together ("Qwen2 Technical Report", 2024).
 use windlass_kernels::RopeStyle;
 
-use super::Family;
+use super::{Architecture, Bias};
 
-/// The family.
-pub const FAMILY: Family = Family {
+pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "qwen2",
     rope: RopeStyle::Halves,
-    attention_bias: true,
+    bias: Bias::Required,
 };

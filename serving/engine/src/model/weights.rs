@@ -1,198 +1,277 @@
-//! The weights of a model, packed for the kernels. Each tensor is checked against the model's shape; the
-//! file's bytes are read one tensor at a time and dropped once packed.
+//! The tensors a decoder needs: their names and shapes, checked before a byte of them is read, and then
+//! packed one after the other. The file must hold these and no others: a tensor that nothing here reads
+//! means a model that this would compute wrongly.
+use std::collections::HashSet;
 use std::fs::File;
 
-use windlass_kernels::{Matrix, Rope, TensorType, dequantize};
+use windlass_kernels::{Matrix, TensorType, dequantize};
 
-use super::{Family, Shape};
+use super::{Architecture, Bias, Hyperparameters};
 use crate::load::gguf::{Gguf, GgufError, TensorInfo};
 
-/// A matrix, and what is added to its product.
-pub struct Projection {
-    /// The matrix.
-    pub matrix: Matrix,
-    /// One number for each output.
-    pub bias: Option<Vec<f32>>,
+/// The weights of a decoder.
+pub struct Weights {
+    /// vocabulary x width.
+    pub embedding: Matrix,
+    /// vocabulary x width; `None` if the embedding serves as the head.
+    pub head: Option<Matrix>,
+    /// width.
+    pub head_norm: Vec<f32>,
+    /// Divides each rotation frequency, where the model has such factors.
+    pub rope_factors: Option<Vec<f32>>,
+    /// In order.
+    pub layers: Vec<Layer>,
 }
 
-/// One layer.
+/// The weights of one layer.
 pub struct Layer {
-    /// Before the attention.
+    /// width.
     pub attention_norm: Vec<f32>,
-    /// Queries.
-    pub q: Projection,
-    /// Keys.
-    pub k: Projection,
-    /// Values.
-    pub v: Projection,
-    /// Back to the hidden state.
-    pub o: Matrix,
-    /// Before the feed-forward network.
+    /// query width x width.
+    pub query: Projection,
+    /// KV width x width.
+    pub key: Projection,
+    /// KV width x width.
+    pub value: Projection,
+    /// width x query width.
+    pub output: Projection,
+    /// width.
     pub feed_forward_norm: Vec<f32>,
-    /// Gate.
+    /// feed-forward x width.
     pub gate: Matrix,
-    /// Up.
+    /// feed-forward x width.
     pub up: Matrix,
-    /// Down.
+    /// width x feed-forward.
     pub down: Matrix,
 }
 
-/// All weights of a model.
-pub struct Weights {
-    /// The numbers.
-    pub shape: Shape,
-    /// Token embeddings.
-    pub embedding: Matrix,
-    /// From hidden states to logits; absent where the embeddings serve.
-    pub head: Option<Matrix>,
-    /// The layers, first to last.
-    pub layers: Vec<Layer>,
-    /// Before the head.
-    pub final_norm: Vec<f32>,
-    /// The rotation of queries and keys.
-    pub rope: Rope,
+/// A matrix and what is added to its product.
+pub struct Projection {
+    /// The weights.
+    pub matrix: Matrix,
+    /// One a row.
+    pub bias: Option<Vec<f32>>,
 }
 
-/// Bytes that the weights of a file take once packed, or somewhat more: padding of rows and wider scales.
-pub fn packed_bytes(gguf: &Gguf) -> u64 {
-    let file: u64 = gguf
-        .tensors()
-        .iter()
-        .fold(0, |sum, tensor| sum.saturating_add(tensor.bytes));
-    file.saturating_add(file / 8)
+/// Checked shapes and sizes of all tensors, before any of them is read.
+#[derive(Debug)]
+pub struct WeightPlan {
+    parts: Parts,
+    /// Bytes of the packed form.
+    pub packed_bytes: u64,
+    /// Bytes of the largest tensor in the file: the buffer that loading needs besides.
+    pub largest_tensor: u64,
+    /// Elements of all tensors.
+    pub parameters: u64,
 }
 
-impl Weights {
-    /// Reads and packs all weights.
-    pub(super) fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Self, GgufError> {
-        let mut reader = Reader {
+/// Which of the optional tensors the model has.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    head: bool,
+    output_bias: bool,
+    projection_bias: bool,
+    rope_factors: bool,
+}
+
+impl WeightPlan {
+    /// Looks for every tensor of the model, and for tensors that are none of its.
+    pub fn new(gguf: &Gguf, architecture: &Architecture, hyper: &Hyperparameters) -> Result<Self, GgufError> {
+        let has = |name: &str| gguf.find_tensor(name).is_some();
+        let parts = Parts {
+            head: has("output.weight"),
+            output_bias: has("blk.0.attn_output.bias"),
+            projection_bias: architecture.bias == Bias::Required || has("blk.0.attn_q.bias"),
+            rope_factors: has("rope_freqs.weight"),
+        };
+        let mut plan = Self {
+            parts,
+            packed_bytes: 0,
+            largest_tensor: 0,
+            parameters: 0,
+        };
+        let mut expected = HashSet::new();
+        parts.visit(hyper, &mut |name, shape| {
+            let tensor = checked(gguf, &name, shape)?;
+            let bytes = match shape {
+                Shape::Vector(length) => Some(length * size_of::<f32>()),
+                Shape::Matrix(rows, cols) => Matrix::packed_bytes(element_type(gguf, tensor)?, rows, cols),
+            };
+            let bytes = bytes.ok_or_else(|| gguf.tensor_error(&name, "is too large"))? as u64;
+            plan.packed_bytes = plan.packed_bytes.saturating_add(bytes);
+            plan.largest_tensor = plan.largest_tensor.max(tensor.bytes);
+            plan.parameters = plan.parameters.saturating_add(tensor.dims.iter().product());
+            expected.insert(name);
+            Ok(())
+        })?;
+        match gguf.tensors().iter().find(|tensor| !expected.contains(&tensor.name)) {
+            None => Ok(plan),
+            Some(stranger) => {
+                let problem = format!("is no part of a {} model as this version knows it", architecture.name);
+                Err(gguf.tensor_error(&stranger.name, problem))
+            }
+        }
+    }
+
+    /// Reads and packs everything.
+    pub fn load(&self, gguf: &Gguf, file: &File, hyper: &Hyperparameters) -> Result<Weights, GgufError> {
+        let mut loader = Loader {
             gguf,
             file,
-            bytes: Vec::new(),
+            buffer: Vec::new(),
         };
-        let embedding = reader.matrix("token_embd.weight", shape.vocabulary, shape.width)?;
-        let head = match gguf.find_tensor("output.weight") {
-            Some(_) => Some(reader.matrix("output.weight", shape.vocabulary, shape.width)?),
-            None => None,
+        let (width, kv, query, inner) = (hyper.width, hyper.kv_width(), hyper.query_width(), hyper.feed_forward);
+        let mut layers = Vec::with_capacity(hyper.layers);
+        for layer in 0..hyper.layers {
+            let name = |part: &str| layer_tensor(layer, part);
+            let bias = self.parts.projection_bias;
+            layers.push(Layer {
+                attention_norm: loader.vector(&name("attn_norm.weight"), width)?,
+                query: loader.projection(&name("attn_q"), query, width, bias)?,
+                key: loader.projection(&name("attn_k"), kv, width, bias)?,
+                value: loader.projection(&name("attn_v"), kv, width, bias)?,
+                output: loader.projection(&name("attn_output"), width, query, self.parts.output_bias)?,
+                feed_forward_norm: loader.vector(&name("ffn_norm.weight"), width)?,
+                gate: loader.matrix(&name("ffn_gate.weight"), inner, width)?,
+                up: loader.matrix(&name("ffn_up.weight"), inner, width)?,
+                down: loader.matrix(&name("ffn_down.weight"), width, inner)?,
+            });
+        }
+        let head = match self.parts.head {
+            false => None,
+            true => Some(loader.matrix("output.weight", hyper.vocabulary, width)?),
         };
-        let layers = (0..shape.layers)
-            .map(|index| reader.layer(index, &shape, family))
-            .collect::<Result<_, _>>()?;
-        let final_norm = reader.vector("output_norm.weight", shape.width)?;
-        let rope = reader.rope(&shape, family)?;
-        Ok(Self {
-            shape,
-            embedding,
+        let rope_factors = match self.parts.rope_factors {
+            true => Some(loader.vector("rope_freqs.weight", hyper.rope_dims / 2)?),
+            false => None,
+        };
+        Ok(Weights {
+            embedding: loader.matrix("token_embd.weight", hyper.vocabulary, width)?,
             head,
+            head_norm: loader.vector("output_norm.weight", width)?,
+            rope_factors,
             layers,
-            final_norm,
-            rope,
         })
-    }
-
-    /// The matrix from hidden states to logits.
-    pub fn head(&self) -> &Matrix {
-        self.head.as_ref().unwrap_or(&self.embedding)
-    }
-
-    /// Bytes of the packed weights.
-    pub fn bytes(&self) -> u64 {
-        let layers = self.layers.iter().map(|layer| {
-            let matrices = [&layer.q.matrix, &layer.k.matrix, &layer.v.matrix, &layer.o];
-            let more = [&layer.gate, &layer.up, &layer.down];
-            matrices.iter().chain(&more).map(|matrix| matrix.bytes()).sum::<usize>()
-        });
-        let ends = self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes);
-        (layers.sum::<usize>() + ends) as u64
     }
 }
 
-struct Reader<'a> {
+impl Parts {
+    /// Names every tensor with its shape.
+    fn visit(
+        &self,
+        hyper: &Hyperparameters,
+        each: &mut dyn FnMut(String, Shape) -> Result<(), GgufError>,
+    ) -> Result<(), GgufError> {
+        let (width, kv, query, inner) = (hyper.width, hyper.kv_width(), hyper.query_width(), hyper.feed_forward);
+        each("token_embd.weight".into(), Shape::Matrix(hyper.vocabulary, width))?;
+        each("output_norm.weight".into(), Shape::Vector(width))?;
+        if self.head {
+            each("output.weight".into(), Shape::Matrix(hyper.vocabulary, width))?;
+        }
+        if self.rope_factors {
+            each("rope_freqs.weight".into(), Shape::Vector(hyper.rope_dims / 2))?;
+        }
+        for layer in 0..hyper.layers {
+            let mut each = |part: &str, shape| each(layer_tensor(layer, part), shape);
+            each("attn_norm.weight", Shape::Vector(width))?;
+            each("ffn_norm.weight", Shape::Vector(width))?;
+            each("attn_q.weight", Shape::Matrix(query, width))?;
+            each("attn_k.weight", Shape::Matrix(kv, width))?;
+            each("attn_v.weight", Shape::Matrix(kv, width))?;
+            each("attn_output.weight", Shape::Matrix(width, query))?;
+            each("ffn_gate.weight", Shape::Matrix(inner, width))?;
+            each("ffn_up.weight", Shape::Matrix(inner, width))?;
+            each("ffn_down.weight", Shape::Matrix(width, inner))?;
+            if self.projection_bias {
+                each("attn_q.bias", Shape::Vector(query))?;
+                each("attn_k.bias", Shape::Vector(kv))?;
+                each("attn_v.bias", Shape::Vector(kv))?;
+            }
+            if self.output_bias {
+                each("attn_output.bias", Shape::Vector(width))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Shape {
+    Vector(usize),
+    /// Outputs x inputs.
+    Matrix(usize, usize),
+}
+
+struct Loader<'a> {
     gguf: &'a Gguf,
     file: &'a File,
-    bytes: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
-impl Reader<'_> {
-    fn layer(&mut self, index: usize, shape: &Shape, family: Family) -> Result<Layer, GgufError> {
-        let name = |part: &str| format!("blk.{index}.{part}.weight");
-        let (width, inner) = (shape.width, shape.feed_forward);
-        let bias = family.attention_bias;
-        Ok(Layer {
-            attention_norm: self.vector(&name("attn_norm"), width)?,
-            q: self.projection(&format!("blk.{index}.attn_q"), shape.query_width(), width, bias)?,
-            k: self.projection(&format!("blk.{index}.attn_k"), shape.kv_width(), width, bias)?,
-            v: self.projection(&format!("blk.{index}.attn_v"), shape.kv_width(), width, bias)?,
-            o: self.matrix(&name("attn_output"), width, shape.query_width())?,
-            feed_forward_norm: self.vector(&name("ffn_norm"), width)?,
-            gate: self.matrix(&name("ffn_gate"), inner, width)?,
-            up: self.matrix(&name("ffn_up"), inner, width)?,
-            down: self.matrix(&name("ffn_down"), width, inner)?,
-        })
-    }
-
+impl Loader<'_> {
     fn projection(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Projection, GgufError> {
-        let bias_name = format!("{name}.bias");
-        let bias = match self.gguf.find_tensor(&bias_name) {
-            None if !bias => None,
-            _ => Some(self.vector(&bias_name, rows)?),
-        };
         let matrix = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        let bias = if bias {
+            Some(self.vector(&format!("{name}.bias"), rows)?)
+        } else {
+            None
+        };
         Ok(Projection { matrix, bias })
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, GgufError> {
-        let (tensor, ty) = self.read(name, &[cols as u64, rows as u64])?;
-        Matrix::pack(ty, rows, cols, &self.bytes)
-            .map_err(|error| self.gguf.tensor_error(&tensor.name, format!("cannot be used: {error}")))
+        let kind = self.read(name, Shape::Matrix(rows, cols))?;
+        Matrix::pack(kind, rows, cols, &self.buffer)
+            .map_err(|error| self.gguf.tensor_error(name, format!("cannot be packed: {error}")))
     }
 
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {
-        let (tensor, ty) = self.read(name, &[len as u64])?;
-        let mut values = vec![0.0; len];
-        dequantize(ty, &self.bytes, &mut values)
-            .map_err(|error| self.gguf.tensor_error(&tensor.name, format!("cannot be used: {error}")))?;
+    fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>, GgufError> {
+        let kind = self.read(name, Shape::Vector(length))?;
+        let mut values = vec![0.0; length];
+        dequantize(kind, &self.buffer, &mut values)
+            .map_err(|error| self.gguf.tensor_error(name, format!("cannot be read: {error}")))?;
         Ok(values)
     }
 
-    fn rope(&mut self, shape: &Shape, family: Family) -> Result<Rope, GgufError> {
-        const FACTORS: &str = "rope_freqs.weight";
-        let pairs = shape.rope_dims / 2;
-        let mut factors = match self.gguf.find_tensor(FACTORS) {
-            Some(_) => self.vector(FACTORS, pairs)?,
-            None => vec![1.0; pairs],
-        };
-        factors.iter_mut().for_each(|factor| *factor *= shape.rope_scale);
-        Rope::new(
-            family.rope,
-            shape.head_dim,
-            shape.rope_dims,
-            shape.rope_base,
-            Some(&factors),
-        )
-        .map_err(|error| {
-            self.gguf.metadata_error(
-                &format!("{}.rope.dimension_count", family.name),
-                format!("cannot be used: {error}"),
-            )
-        })
+    fn read(&mut self, name: &str, shape: Shape) -> Result<TensorType, GgufError> {
+        let tensor = checked(self.gguf, name, shape)?;
+        self.gguf.read_tensor(self.file, tensor, &mut self.buffer)?;
+        element_type(self.gguf, tensor)
     }
+}
 
-    /// Reads a tensor of known extents into `self.bytes`.
-    fn read(&mut self, name: &str, dims: &[u64]) -> Result<(TensorInfo, TensorType), GgufError> {
-        let tensor = self.gguf.tensor(name)?;
-        if tensor.dims != dims {
-            let problem = format!("has the extents {:?}; the metadata asks for {dims:?}", tensor.dims);
-            return Err(self.gguf.tensor_error(name, problem));
-        }
-        let ty = TensorType::from_ggml(tensor.kind.id).ok_or_else(|| {
-            let problem = format!(
-                "has the type {}, which this engine does not compute with",
-                tensor.kind.name
-            );
-            self.gguf.tensor_error(name, problem)
-        })?;
-        self.gguf.read_tensor(self.file, tensor, &mut self.bytes)?;
-        Ok((tensor.clone(), ty))
+fn layer_tensor(layer: usize, part: &str) -> String {
+    format!("blk.{layer}.{part}")
+}
+
+/// The tensor, if its shape is the one needed.
+fn checked<'a>(gguf: &'a Gguf, name: &str, shape: Shape) -> Result<&'a TensorInfo, GgufError> {
+    let tensor = gguf.tensor(name)?;
+    let wanted = match shape {
+        Shape::Vector(length) => [length as u64, 1, 1, 1],
+        // The file says the innermost extent first.
+        Shape::Matrix(rows, cols) => [cols as u64, rows as u64, 1, 1],
+    };
+    // Trailing extents of 1 may be there or not.
+    let found: [u64; 4] = std::array::from_fn(|axis| tensor.dims.get(axis).copied().unwrap_or(1));
+    if found != wanted {
+        let wanted = match shape {
+            Shape::Vector(_) => &wanted[..1],
+            Shape::Matrix(..) => &wanted[..2],
+        };
+        return Err(gguf.tensor_error(
+            name,
+            format!("has the shape {:?}, and the model needs {wanted:?}", tensor.dims),
+        ));
     }
+    Ok(tensor)
+}
+
+/// The tensor's type, if the kernels compute with it.
+fn element_type(gguf: &Gguf, tensor: &TensorInfo) -> Result<TensorType, GgufError> {
+    TensorType::from_ggml(tensor.kind.id).ok_or_else(|| {
+        let known: Vec<_> = TensorType::ALL.iter().map(|kind| kind.name()).collect();
+        let problem = format!("has the type {}; supported are {}", tensor.kind.name, known.join(", "));
+        gguf.tensor_error(&tensor.name, problem)
+    })
 }
