@@ -97,13 +97,14 @@ bare_status() {
 }
 
 bare_load() {
-  local node archive
-  for archive in "$@"; do
-    [ -r "$archive" ] || fail "$archive: no such file"
-    for node in n1 n2; do
-      if holder "$node" >/dev/null; then import_image "$node" "$archive"; fi
-    done
+  local node archive loader loaders=()
+  for archive in "$@"; do [ -r "$archive" ] || fail "$archive: no such file"; done
+  for node in n1 n2; do # at the same time: each has its own disk to fill
+    holder "$node" >/dev/null || continue
+    (for archive in "$@"; do import_image "$node" "$archive"; done) &
+    loaders+=($!)
   done
+  for loader in "${loaders[@]}"; do wait "$loader"; done
 }
 
 bare_logs() {
