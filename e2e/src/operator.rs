@@ -18,6 +18,9 @@ use crate::fault::Proxy;
 use crate::space::Space;
 use crate::until::until_some;
 
+/// The shortest lease that the operator takes: tests of leadership wait for it to end.
+const LEASE_SECONDS: &str = "6";
+
 /// How an operator process is started.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -112,9 +115,14 @@ impl Operator {
             .args(["--metrics-listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
             .args(&self.settings.arguments)
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("POD_NAMESPACE", &self.namespace)
-            .env("POD_NAME", format!("operator-{}", self.settings.name))
-            .env("RUST_LOG", "info,windlass_operator=debug")
+            .env("WINDLASS_LOG", "debug")
+            .args([
+                "--operator-namespace",
+                &self.namespace,
+                "--identity",
+                &self.settings.name,
+            ])
+            .args(["--lease-duration", LEASE_SECONDS])
             .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -246,17 +254,27 @@ async fn grant(space: &Space, name: &str) -> Result<String> {
 
 /// Takes back what `grant` made outside of the namespace.
 pub(crate) async fn revoke(space: &Space) -> Result<()> {
-    let ours = |name: &str| name.ends_with(&format!("-operator:{}", space.namespace));
-    let roles: Api<ClusterRole> = Api::all(space.client.clone());
-    for role in roles.list(&Default::default()).await? {
-        if let Some(name) = role.metadata.name.filter(|name| ours(name)) {
-            roles.delete(&name, &DeleteParams::default()).await?;
-        }
-    }
-    let bindings: Api<ClusterRoleBinding> = Api::all(space.client.clone());
-    for binding in bindings.list(&Default::default()).await? {
-        if let Some(name) = binding.metadata.name.filter(|name| ours(name)) {
-            bindings.delete(&name, &DeleteParams::default()).await?;
+    let ours = format!("-operator:{}", space.namespace);
+    delete_named(&Api::<ClusterRoleBinding>::all(space.client.clone()), |name| {
+        name.ends_with(&ours)
+    })
+    .await?;
+    delete_named(&Api::<ClusterRole>::all(space.client.clone()), |name| {
+        name.ends_with(&ours)
+    })
+    .await
+}
+
+async fn delete_named<K>(api: &Api<K>, wanted: impl Fn(&str) -> bool) -> Result<()>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    for object in api.list_metadata(&Default::default()).await? {
+        let name = object.metadata.name.unwrap_or_default();
+        if wanted(&name) {
+            api.delete(&name, &DeleteParams::default())
+                .await
+                .with_context(|| format!("deleting {name}"))?;
         }
     }
     Ok(())

@@ -2,11 +2,11 @@
 //! "restricted" is enforced in each, so that every test proves that our pods obey it.
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource, ResourceExt};
@@ -166,11 +166,25 @@ impl Space {
                 return eprintln!("--- {} is kept", self.namespace);
             }
         }
+        // A volume that a test made for its claim has the namespace's name.
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        match namespaces.delete(&self.namespace, &DeleteParams::background()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => eprintln!("--- {} was not deleted: {error}", self.namespace),
+        let volume = volumes
+            .delete(&self.namespace, &DeleteParams::background())
+            .await
+            .map(drop);
+        for deleted in [
+            namespaces
+                .delete(&self.namespace, &DeleteParams::background())
+                .await
+                .map(drop),
+            volume,
+        ] {
+            match deleted {
+                Ok(()) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => eprintln!("--- {} was not deleted: {error}", self.namespace),
+            }
         }
     }
 }
@@ -199,6 +213,3 @@ fn suffix() -> Result<String> {
     }
     Ok(name)
 }
-
-/// How long a namespace may take to go, with everything in it.
-pub const NAMESPACE_GONE: Duration = Duration::from_secs(60);

@@ -90,7 +90,7 @@ fn an_object_that_no_operator_has_seen_does_not_read_as_current() {
             observed == Some(-1),
             "the schema's default status is missing: {observed:?}"
         );
-        space.capture("in-progress.unseen", &created)
+        space.capture("inprogress-unseen", &created)
     });
 }
 
