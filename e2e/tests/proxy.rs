@@ -25,8 +25,8 @@ const LIST: &str = "/apis/apps/v1/namespaces/a/deployments?limit=500";
 /// A server that counts what reaches it, lists that count, and watches with three events.
 async fn server() -> (Client, Arc<AtomicUsize>) {
     let seen = Arc::new(AtomicUsize::new(0));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
     let counter = seen.clone();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
@@ -50,7 +50,7 @@ fn answer(request: &Request<Incoming>, count: usize) -> Response<BoxBody<Bytes, 
     let user = request
         .headers()
         .get("impersonate-user")
-        .map(|user| user.to_str().unwrap().to_owned());
+        .map(|user| user.to_str().expect("a name in ASCII").to_owned());
     if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
         let events = (1..=3).map(|number| Ok(Frame::data(Bytes::from(format!("{}\n", json!({"number": number}))))));
         let open = futures::stream::iter(events).chain(futures::stream::pending());
@@ -60,22 +60,26 @@ fn answer(request: &Request<Incoming>, count: usize) -> Response<BoxBody<Bytes, 
 }
 
 fn client(url: &str) -> Client {
-    let mut config = Config::new(url.parse().unwrap());
+    let mut config = Config::new(url.parse().expect("a URL"));
     config.default_retry = false;
-    Client::try_from(config).unwrap()
+    Client::try_from(config).expect("a client")
 }
 
 async fn send(client: &Client, method: &str, path: &str) -> Result<(u16, Value), kube::Error> {
-    let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .body(Body::empty())
+        .expect("a request");
     let response = client.send(request).await?;
     let status = response.status().as_u16();
     let bytes = response.into_body().collect_bytes().await?;
-    Ok((status, serde_json::from_slice(&bytes).unwrap()))
+    Ok((status, serde_json::from_slice(&bytes).expect("JSON")))
 }
 
 async fn proxied(user: Option<&str>) -> (Proxy, Client, Arc<AtomicUsize>) {
     let (upstream, seen) = server().await;
-    let proxy = Proxy::start(upstream, user.map(str::to_owned)).await.unwrap();
+    let proxy = Proxy::start(upstream, user.map(str::to_owned)).await.expect("a proxy");
     let operator = client(&proxy.url());
     (proxy, operator, seen)
 }
@@ -84,9 +88,14 @@ async fn proxied(user: Option<&str>) -> (Proxy, Client, Arc<AtomicUsize>) {
 async fn watch(operator: &Client) -> impl futures::Stream<Item = Value> + Unpin {
     let request = Request::get("/apis/apps/v1/deployments?watch=true")
         .body(Body::empty())
-        .unwrap();
-    let body = operator.send(request).await.unwrap().into_body().into_data_stream();
-    Box::pin(body.map(|bytes| serde_json::from_slice(&bytes.unwrap()).unwrap()))
+        .expect("a request");
+    let body = operator
+        .send(request)
+        .await
+        .expect("an answer")
+        .into_body()
+        .into_data_stream();
+    Box::pin(body.map(|bytes| serde_json::from_slice(&bytes.expect("bytes")).expect("JSON")))
 }
 
 #[tokio::test]

@@ -13,8 +13,10 @@ use crate::{
 
 /// User and group of our images.
 const UNPRIVILEGED: i64 = 65532;
-/// preStop (5 s), then the longest stream that a drain waits for (300 s), then a margin.
-const GRACE_SECONDS: i64 = 5 + 300 + 25;
+/// preStop (5 s), then what the server's drain waits for running streams (90 s, its default), then a margin.
+/// Kubernetes looks at a namespace that is being deleted again only after half of its pods' grace: this is
+/// the longest one with which an idle model's namespace is gone within a minute.
+const GRACE_SECONDS: i64 = 5 + 90 + 15;
 /// Kubernetes' own default would leave a model without pods for 5 minutes after its node died.
 const LOST_NODE_SECONDS: i64 = 60;
 
