@@ -8,7 +8,7 @@ CLUSTER_SCRIPT := e2e/cluster/cluster
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 SCRIPTS := .ci/run $(CLUSTER_SCRIPT) e2e/cluster/bare/holder.sh e2e/check deploy/up deploy/install deploy/ask \
-  deploy/requirements charts/check
+  deploy/requirements charts/check charts/lifecycle
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
 .PHONY: help up test down fmt lint deny unit charts e2e images models crds advisories requirements
@@ -57,7 +57,7 @@ e2e: requirements ## cluster tests alone, in the cluster 'test'; KEEP=1 leaves i
 	e2e/check cluster
 
 images: ## OCI archives of all images, in target/images
-	cargo build --locked -p windlass-operator -p windlass-server -p windlass-registry
+	cargo build --locked
 	model="$$(deploy/samples/fetch-model smollm2)" && \
 	deploy/images/build --bin-dir $(BINARIES) operator server registry client hub \
 	  --model "$$(sed -n 's|^ *source: hf://||p' deploy/samples/quickstart.yaml)=$$model"
