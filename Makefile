@@ -57,7 +57,7 @@ e2e: requirements ## cluster tests alone, in the cluster 'test'; KEEP=1 leaves i
 	e2e/check cluster
 
 images: ## OCI archives of all images, in target/images
-	cargo build --locked
+	cargo build --locked --bins --tests # the same features as `cargo test`: nothing compiles twice
 	model="$$(deploy/samples/fetch-model smollm2)" && \
 	deploy/images/build --bin-dir $(BINARIES) operator server registry client hub \
 	  --model "$$(sed -n 's|^ *source: hf://||p' deploy/samples/quickstart.yaml)=$$model"
