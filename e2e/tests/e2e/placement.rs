@@ -141,9 +141,9 @@ fn everything_under_placement_reaches_the_pod_and_rules_where_it_runs() {
         let name = &space.namespace;
         let free = json!({"metadata": {"labels": {name: null}}, "spec": {"taints": null}});
         nodes.patch("n2", &PatchParams::default(), &Patch::Merge(free)).await?;
-        let classes = Api::<PriorityClass>::all(space.client.clone()).delete(name, &DeleteParams::default());
-        let runtimes = Api::<RuntimeClass>::all(space.client.clone()).delete(name, &DeleteParams::default());
-        let (classes, runtimes) = (classes.await, runtimes.await);
+        let (now, client) = (DeleteParams::default(), space.client.clone());
+        let classes = Api::<PriorityClass>::all(client.clone()).delete(name, &now).await;
+        let runtimes = Api::<RuntimeClass>::all(client).delete(name, &now).await;
         outcome?;
         classes?;
         runtimes?;
