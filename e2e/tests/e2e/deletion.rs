@@ -89,10 +89,11 @@ fn a_deleted_namespace_is_gone_within_a_minute_although_the_operator_runs() {
 }
 
 #[test]
-fn a_namespace_is_gone_within_a_minute_although_the_operator_was_uninstalled_before() {
+fn model_and_namespace_go_after_the_operator_was_uninstalled() {
     test("delete-after", Needs::Own, async |space| {
         let (_hub, operator, model) = served(space).await?;
         operator.uninstall(space).await?;
+        space.delete::<ModelDeployment>("chat").await?;
         namespace_is_gone(space, &model).await
     });
 }
