@@ -14,7 +14,7 @@ use windlass_e2e::model::{is, is_because, is_ready, tiny};
 use windlass_e2e::until::{until_all, until_is};
 use windlass_e2e::{Needs, Space, test};
 
-use crate::stand::{hub_and_operator, ready};
+use crate::stand::hub_and_operator;
 
 /// Kubernetes takes 12 s to miss a node of the test cluster; a pod that moves starts in seconds.
 const MOVED: Duration = Duration::from_secs(90);
@@ -35,7 +35,7 @@ fn models_of_a_lost_node_are_told_to_be_down_and_move_to_another_one() {
             .apply(&tiny("two", json!({"replicas": 2, "placement": apart()}))?)
             .await?;
         for name in ["one", "two"] {
-            ready(space, name).await?;
+            settled(space, name).await?;
         }
         runs_on(space, "one", &["n2"]).await?;
         runs_on(space, "two", &["n1", "n2"]).await?;
