@@ -42,8 +42,11 @@ fn models_of_a_lost_node_are_told_to_be_down_and_move_to_another_one() {
 
         node(&cluster, "kill-node").await?;
         let moved = models_move(space).await;
+        let started = Instant::now();
         node(&cluster, "start-node").await?;
+        eprintln!("--- started after {:.1} s", started.elapsed().as_secs_f32());
         let recovered = everything_runs(space).await;
+        eprintln!("--- all runs after {:.1} s", started.elapsed().as_secs_f32());
         moved?;
         recovered?;
         // The pod that was replaced is gone for good, and the spread is what it was.
