@@ -52,13 +52,49 @@ impl Inventory {
 
     /// Every object, in every namespace or in none, that names one of these UIDs as its owner.
     pub async fn owned_by(&self, uids: &[String]) -> Result<Vec<DynamicObject>> {
-        let kinds = self.namespaced.iter().chain(&self.cluster);
-        let lists = kinds.map(|kind| list(Api::all_with(self.client.clone(), kind), kind));
-        let all = try_join_all(lists).await?.into_iter().flatten();
+        let all = self.all().await?.into_iter();
+        Ok(all.filter(|object| has_owner(object, uids)).collect())
+    }
+
+    /// The object of this UID with all that it owns, directly or through others.
+    pub async fn family(&self, uid: &str) -> Result<Vec<DynamicObject>> {
+        let (mut family, mut rest): (Vec<_>, Vec<_>) = self
+            .all()
+            .await?
+            .into_iter()
+            .partition(|object| has_uid(object, &[uid.to_owned()]));
+        loop {
+            let known: Vec<String> = family.iter().filter_map(ResourceExt::uid).collect();
+            let (found, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|object| has_owner(object, &known));
+            if found.is_empty() {
+                return Ok(family);
+            }
+            family.extend(found);
+            rest = others;
+        }
+    }
+
+    /// What still exists of these UIDs, or names one of them as its owner.
+    pub async fn left_of(&self, uids: &[String]) -> Result<Vec<DynamicObject>> {
+        let all = self.all().await?.into_iter();
         Ok(all
-            .filter(|object| object.owner_references().iter().any(|owner| uids.contains(&owner.uid)))
+            .filter(|object| has_uid(object, uids) || has_owner(object, uids))
             .collect())
     }
+
+    async fn all(&self) -> Result<Vec<DynamicObject>> {
+        let kinds = self.namespaced.iter().chain(&self.cluster);
+        let lists = kinds.map(|kind| list(Api::all_with(self.client.clone(), kind), kind));
+        Ok(try_join_all(lists).await?.into_iter().flatten().collect())
+    }
+}
+
+fn has_uid(object: &DynamicObject, uids: &[String]) -> bool {
+    object.uid().is_some_and(|uid| uids.contains(&uid))
+}
+
+fn has_owner(object: &DynamicObject, uids: &[String]) -> bool {
+    object.owner_references().iter().any(|owner| uids.contains(&owner.uid))
 }
 
 /// `Deployment/chat`, for messages.

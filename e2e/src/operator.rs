@@ -160,6 +160,12 @@ impl Operator {
         Ok(())
     }
 
+    /// Stops the process and takes its rights away, as `helm uninstall` does.
+    pub async fn uninstall(&self, space: &Space) -> Result<()> {
+        self.stop().await?;
+        rights(space, &self.settings.name, &["delete", "--wait=true"]).await
+    }
+
     /// Stops it in its tracks, as a node does that hangs.
     pub fn freeze(&self) -> Result<()> {
         self.signal("STOP")
@@ -213,6 +219,12 @@ impl Operator {
 
 /// Applies the rights that the chart gives an operator of this namespace; returns the user who has them.
 async fn grant(space: &Space, name: &str) -> Result<String> {
+    rights(space, name, &["apply", "--server-side"]).await?;
+    Ok(format!("system:serviceaccount:{}:{name}-operator", space.namespace))
+}
+
+/// Runs kubectl on the rights that the chart gives an operator of this namespace.
+async fn rights(space: &Space, name: &str, verb: &[&str]) -> Result<()> {
     let namespace = &space.namespace;
     let chart = workspace().join("charts/windlass");
     let output = Command::new("helm")
@@ -233,23 +245,24 @@ async fn grant(space: &Space, name: &str) -> Result<String> {
         "helm template: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let mut apply = Command::new("kubectl")
+    let mut kubectl = Command::new("kubectl")
         .env("KUBECONFIG", &space.env.kubeconfig)
-        .args(["apply", "--server-side", "--filename", "-"])
+        .args(verb)
+        .args(["--filename", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut stdin = apply.stdin.take().context("kubectl has no stdin")?;
+    let mut stdin = kubectl.stdin.take().context("kubectl has no stdin")?;
     stdin.write_all(&output.stdout).await?;
     drop(stdin);
-    let applied = apply.wait_with_output().await?;
+    let done = kubectl.wait_with_output().await?;
     ensure!(
-        applied.status.success(),
-        "granting the chart's rights: {}",
-        String::from_utf8_lossy(&applied.stderr)
+        done.status.success(),
+        "kubectl {verb:?} of the chart's rights: {}",
+        String::from_utf8_lossy(&done.stderr)
     );
-    Ok(format!("system:serviceaccount:{namespace}:{name}-operator"))
+    Ok(())
 }
 
 /// Takes back what `grant` made outside of the namespace.

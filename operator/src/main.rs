@@ -77,6 +77,9 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         concurrency,
         fault,
     } = args;
+    // First of all: the kernel keeps from a container's first process the signals that it does not listen for.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let (client, namespace) = connect().await?;
     // In a pod, the client's own namespace is the operator's.
     let home = build.operator_namespace.get_or_insert(namespace).clone();
@@ -96,8 +99,6 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         tracing::warn!(message);
     }
 
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut election = Election::begin(client.clone(), &home, &lease_name, &identity, lease_duration)
         .await
         .context("cannot use the Lease")?;

@@ -38,7 +38,9 @@ link_node() { # NODE
   local link
   link=$(host_link)
   if [ "$1" = n1 ]; then
-    in_node n1 ip link add nodes type bridge
+    # An address of its own: a bridge without one takes its ports', and with n2's port it would change, and
+    # nobody would reach n1 until the neighbours ask again.
+    in_node n1 ip link add nodes address 02:00:00:00:00:01 type bridge
     in_node n1 ip address add "$(node_address n1)/24" dev nodes
     in_node n1 ip link set nodes up
     ip link add "$link" type veth peer name host netns "$(holder n1)"

@@ -64,7 +64,7 @@ pub struct Args {
     pub memory_limit: Option<u64>,
 
     /// How long a drain waits for running and queued requests.
-    #[arg(long, env = "WINDLASS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = duration)]
+    #[arg(long, env = "WINDLASS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "75s", value_parser = duration)]
     pub drain_timeout: Duration,
 
     /// /health/live fails when there is work and no step ended for this long.
@@ -105,11 +105,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" | "" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
-        _ => return Err("a time is a whole number and ms, s, m or h, for example 90s".to_owned()),
+        _ => return Err("a time is a whole number and ms, s, m or h, for example 75s".to_owned()),
     };
     let number: u64 = number
         .parse()
-        .map_err(|_| "a time begins with a whole number, for example 90s".to_owned())?;
+        .map_err(|_| "a time begins with a whole number, for example 75s".to_owned())?;
     // A year: far beyond any use, and far below what clocks can add.
     let limit = 365 * 24 * 60 * 60 * 1000;
     match number.checked_mul(millis_per_unit) {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn one_flag_is_enough() {
         let args = Args::try_parse_from(["windlass-server", "--model", "m.gguf"]).unwrap();
-        assert_eq!(args.drain_timeout, Duration::from_secs(90));
+        assert_eq!(args.drain_timeout, Duration::from_secs(75));
         assert_eq!(args.listen.to_string(), "127.0.0.1:8000");
     }
 

@@ -13,10 +13,10 @@ use crate::{
 
 /// User and group of our images.
 const UNPRIVILEGED: i64 = 65532;
-/// preStop (5 s), then what the server's drain waits for running streams (90 s, its default), then a margin.
-/// Kubernetes looks at a namespace that is being deleted again only after half of its pods' grace: this is
-/// the longest one with which an idle model's namespace is gone within a minute.
-const GRACE_SECONDS: i64 = 5 + 90 + 15;
+/// preStop (5 s), then what the server's drain waits for running streams (75 s, its default), then a margin.
+/// A namespace with pods is looked at 5 s after its deletion, 5 s later, and then only after half of their
+/// grace: with 90 s an idle model's namespace is gone after 10 + 46 s, and a minute is what people wait.
+const GRACE_SECONDS: i64 = 5 + 75 + 10;
 /// Kubernetes' own default would leave a model without pods for 5 minutes after its node died.
 const LOST_NODE_SECONDS: i64 = 60;
 
