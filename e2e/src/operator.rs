@@ -19,7 +19,7 @@ use crate::space::Space;
 use crate::until::until_some;
 
 /// The shortest lease that the operator takes: tests of leadership wait for it to end.
-const LEASE_SECONDS: &str = "6";
+const SHORTEST_LEASE: u16 = 6;
 
 /// How an operator process is started.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct Settings {
     pub hub_url: String,
     /// The engine's image.
     pub server_image: String,
+    /// Seconds for which an unrenewed lease protects its holder.
+    pub lease_seconds: u16,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
     /// More environment.
@@ -58,6 +60,7 @@ impl Settings {
             name: "first".into(),
             hub_url: hub_url.into(),
             server_image: space.env.image("server")?.into(),
+            lease_seconds: SHORTEST_LEASE,
             arguments: Vec::new(),
             environment: Vec::new(),
         })
@@ -122,7 +125,7 @@ impl Operator {
                 "--identity",
                 &self.settings.name,
             ])
-            .args(["--lease-duration", LEASE_SECONDS])
+            .args(["--lease-duration", &self.settings.lease_seconds.to_string()])
             .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

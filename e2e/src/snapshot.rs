@@ -52,6 +52,9 @@ const MASKED: &[&str] = &[
     "pod-template-hash",
     "restartCount",
     "allocatedResources",
+    // A hash over UIDs among others, and a time.
+    "windlass.dev/intent",
+    "windlass.dev/rollout-started",
 ];
 
 /// A masked namespace: objects by kind and stable name.

@@ -3,6 +3,9 @@
 mod deletion;
 mod nodes;
 mod placement;
+mod faults;
+mod leader;
+mod quiet;
 mod refusals;
 mod serve;
 mod sources;
