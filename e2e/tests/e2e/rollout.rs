@@ -109,10 +109,11 @@ async fn edit_under_traffic(space: &Space, change: Value) -> Result<Report> {
 fn order(object: &ModelDeployment) -> Result<Order> {
     let url = url(object)?;
     let authority = url.split('/').nth(2).context("a url without a host")?;
-    let mut long = short_completion("chat");
-    for (field, value) in [("stream", json!(true)), ("ignore_eos", json!(true)), ("max_tokens", json!(2000))] {
-        long[field] = value;
-    }
+    let mut short = short_completion("chat");
+    short["ignore_eos"] = json!(true);
+    let mut long = short.clone();
+    long["stream"] = json!(true);
+    long["max_tokens"] = json!(2000);
     Ok(Order {
         authority: authority.into(),
         fresh: 6,
@@ -120,7 +121,7 @@ fn order(object: &ModelDeployment) -> Result<Order> {
         streams: STREAMS,
         pause: 10,
         path: "/v1/completions".into(),
-        short: short_completion("chat"),
+        short,
         long,
     })
 }
@@ -139,9 +140,12 @@ async fn served(inside: &Inside, pod: &Pod) -> Result<u64> {
     let status = pod.status.as_ref().context("a pod without status")?;
     let address = status.pod_ip.as_deref().context("a pod without address")?;
     let metrics = inside.get(&format!("http://{address}:8000/metrics")).await?.body;
-    let line = metrics
-        .lines()
-        .find(|line| line.starts_with("windlass:http_responses_total{route=\"/v1/completions\",code=\"200\""));
+    let answers = |line: &&str| {
+        line.starts_with("windlass:http_responses_total{")
+            && line.contains(r#"route="/v1/completions""#)
+            && line.contains(r#"code="200""#)
+    };
+    let line = metrics.lines().find(answers);
     let count = line.and_then(|line| line.rsplit(' ').next()).map(str::parse).transpose()?;
     Ok(count.unwrap_or(0))
 }
