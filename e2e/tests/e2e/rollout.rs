@@ -32,7 +32,9 @@ const STREAM_HOLDS: Duration = Duration::from_secs(4);
 fn a_spec_edit_under_constant_traffic_loses_no_request() {
     test("rollout", Needs::Own, async |space| {
         let (_hub, _operator) = hub_and_operator(space).await?;
-        space.apply(&tiny("chat", json!({"engine": {"maxSequences": 32}}))?).await?;
+        space
+            .apply(&tiny("chat", json!({"engine": {"maxSequences": 32}}))?)
+            .await?;
         ready(space, "chat").await?;
         let report = edit_under_traffic(space, json!({"engine": {"maxSequences": 24}})).await?;
         ensure!(report.failed() == 0, "requests were lost: {report:#?}");
@@ -40,7 +42,10 @@ fn a_spec_edit_under_constant_traffic_loses_no_request() {
             report.streams_across_a_mark == STREAMS,
             "not all streams ran while the old pod drained: {report:#?}"
         );
-        ensure!(report.kept.completed > 0, "no request on a kept connection: {report:#?}");
+        ensure!(
+            report.kept.completed > 0,
+            "no request on a kept connection: {report:#?}"
+        );
         Ok(())
     });
 }
@@ -50,7 +55,11 @@ fn without_the_pre_stop_the_same_edit_loses_requests() {
     test("no-pre-stop", Needs::Own, async |space| {
         let outcome = edits_without_pre_stop(space).await;
         space
-            .kubectl(&["delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", &space.namespace])
+            .kubectl(&[
+                "delete",
+                "mutatingadmissionpolicy,mutatingadmissionpolicybinding",
+                &space.namespace,
+            ])
             .await?;
         outcome
     });
@@ -76,12 +85,16 @@ async fn edit_under_traffic(space: &Space, change: Value) -> Result<Report> {
     let pods = space.api::<Pod>();
     let inside = space.inside().await?;
     let noise = noise(space).await?;
-    let old = until_all(&pods, PODS, "one pod", READY, |pods| pods.len() == 1).await?.remove(0);
+    let old = until_all(&pods, PODS, "one pod", READY, |pods| pods.len() == 1)
+        .await?
+        .remove(0);
     let models = space.api::<ModelDeployment>();
     let mut traffic = Traffic::start(space, &inside, &order(&models.get("chat").await?)?).await?;
     serves(&inside, &old).await?;
 
-    space.merge::<ModelDeployment>("chat", json!({ "spec": change })).await?;
+    space
+        .merge::<ModelDeployment>("chat", json!({ "spec": change }))
+        .await?;
     let is_new = |pod: &Pod| pod.uid() != old.uid() && is_ready(pod);
     let both = until_all(&pods, PODS, "a new pod beside the old one", READY, |pods| {
         pods.len() == 2 && pods.iter().any(is_new)
@@ -146,7 +159,10 @@ async fn served(inside: &Inside, pod: &Pod) -> Result<u64> {
             && line.contains(r#"code="200""#)
     };
     let line = metrics.lines().find(answers);
-    let count = line.and_then(|line| line.rsplit(' ').next()).map(str::parse).transpose()?;
+    let count = line
+        .and_then(|line| line.rsplit(' ').next())
+        .map(str::parse)
+        .transpose()?;
     Ok(count.unwrap_or(0))
 }
 
@@ -181,7 +197,8 @@ fn is_ready(pod: &Pod) -> bool {
 
 /// Endpoints of a Service of nobody that change all the time.
 async fn noise(space: &Space) -> Result<tokio::task::JoinHandle<()>> {
-    let service: Service = serde_json::from_value(json!({"metadata": {"name": "noise"}, "spec": {"ports": [{"port": 80}]}}))?;
+    let service: Service =
+        serde_json::from_value(json!({"metadata": {"name": "noise"}, "spec": {"ports": [{"port": 80}]}}))?;
     space.apply(&service).await?;
     let slices = space.api::<EndpointSlice>();
     Ok(tokio::spawn(async move {
@@ -191,7 +208,9 @@ async fn noise(space: &Space) -> Result<tokio::task::JoinHandle<()>> {
             let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                 "metadata": {"name": "noise", "labels": {"kubernetes.io/service-name": "noise"}}, "addressType": "IPv4",
                 "ports": [{"port": 80}], "endpoints": [{"addresses": [format!("192.0.2.{}", 1 + count % 2)]}]});
-            let written = slices.patch("noise", &PatchParams::apply("e2e").force(), &Patch::Apply(slice)).await;
+            let written = slices
+                .patch("noise", &PatchParams::apply("e2e").force(), &Patch::Apply(slice))
+                .await;
             if let Err(error) = written {
                 eprintln!("--- noise: {error}");
             }
@@ -216,7 +235,14 @@ async fn remove_pre_stop(space: &Space) -> Result<()> {
             "spec": {"policyName": name}}]});
     let file = space.folder.join("no-pre-stop.json");
     std::fs::write(&file, serde_json::to_vec(&policy)?)?;
-    space.kubectl(&["apply", "--server-side", "--filename", file.to_str().context("a path that is no text")?]).await?;
+    space
+        .kubectl(&[
+            "apply",
+            "--server-side",
+            "--filename",
+            file.to_str().context("a path that is no text")?,
+        ])
+        .await?;
 
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "probe"}, "spec": {
         "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -229,7 +255,10 @@ async fn remove_pre_stop(space: &Space) -> Result<()> {
     until_some("the policy to take effect", Duration::from_secs(30), async || {
         let created = space.api::<Pod>().create(&dry_run, &pod).await?;
         let containers = created.spec.map(|spec| spec.containers).unwrap_or_default();
-        Ok(containers.iter().all(|container| container.lifecycle.is_none()).then_some(()))
+        Ok(containers
+            .iter()
+            .all(|container| container.lifecycle.is_none())
+            .then_some(()))
     })
     .await
 }
