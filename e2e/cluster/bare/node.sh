@@ -90,7 +90,6 @@ resolvConf: /dev/null
 failSwapOn: false
 protectKernelDefaults: true
 evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}
-# Never: a loaded image cannot be pulled again, and the disk may be full of other things.
 imageGCHighThresholdPercent: 100
 nodeStatusUpdateFrequency: 2s
 volumePluginDir: /var/lib/kubelet/volume-plugins

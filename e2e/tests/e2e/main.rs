@@ -1,12 +1,15 @@
 //! The cluster tests, one module an area, in one program: they share a cluster and take turns (`turnstile`).
 //! `make test` starts them with a cluster, images and a built operator at hand.
+mod custom;
 mod deletion;
-mod nodes;
-mod placement;
 mod faults;
 mod leader;
+mod nodes;
+mod placement;
 mod quiet;
 mod refusals;
+mod rollout;
 mod serve;
 mod sources;
 mod stand;
+mod upgrade;
