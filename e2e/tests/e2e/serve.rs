@@ -34,7 +34,7 @@ fn an_applied_model_becomes_ready_and_streams_the_golden_answer_to_another_pod()
         }
         let answer = inside
             .post(
-                &format!("{}/chat/completions", url(&object)?.trim_end_matches('/')),
+                &format!("{}/v1/chat/completions", url(&object)?.trim_end_matches('/')),
                 &request,
             )
             .await?;
