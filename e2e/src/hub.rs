@@ -156,10 +156,11 @@ async fn answer(shelf: Arc<Shelf>, request: Request<Incoming>) -> Result<Respons
         return Ok(builder.body(empty())?);
     }
     let rest = content.slice(usize::try_from(start)?.min(content.len())..);
-    let body = if manner == Manner::Stalling {
-        stalling(&shelf, name, rest)
-    } else {
-        Full::new(rest).boxed_unsync()
+    let body = match manner {
+        Manner::Stalling => stalling(&shelf, name, rest),
+        // Of unknown length, or the answer would be refused on our side for its false header.
+        Manner::Boasting(_) => StreamBody::new(stream::once(async { Ok(Frame::data(rest)) })).boxed_unsync(),
+        _ => Full::new(rest).boxed_unsync(),
     };
     Ok(builder.body(body)?)
 }

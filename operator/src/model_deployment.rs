@@ -285,7 +285,9 @@ fn next_look(status: &ModelDeploymentStatus, plan: &rollout::Plan, now: Timestam
     let is_settled = report::is_true(&status.conditions, windlass_crds::conditions::condition::READY);
     let look = match ready.map(|ready| ready.reason.as_str()) {
         _ if is_settled => SETTLED_RECHECK,
-        Some(reason::DOWNLOADING | reason::PROOF_FAILED | reason::PROOF_PENDING) => BUSY_RECHECK,
+        Some(reason::DOWNLOADING | reason::SOURCE_UNAVAILABLE | reason::PROOF_FAILED | reason::PROOF_PENDING) => {
+            BUSY_RECHECK
+        }
         _ => WAITING_RECHECK,
     };
     let until_deadline = plan

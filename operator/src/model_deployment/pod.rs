@@ -3,7 +3,7 @@
 //! that a pod that fails over and over does not make the conditions flap.
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
-use windlass_api::fetch::{FetchFailure, FetchPhase, FetchReport, ModelFacts};
+use windlass_api::fetch::{FetchError, FetchFailure, FetchPhase, FetchReport, ModelFacts};
 use windlass_crds::conditions::reason;
 
 use crate::names;
@@ -230,20 +230,25 @@ fn examine_waiting(state: &ContainerState, what: &str) -> Option<Finding> {
     }
 }
 
+/// What a fetch met, at its end or in its last attempt.
+pub fn fetch_error(error: &FetchError) -> Finding {
+    let reason = match error.reason {
+        FetchFailure::InvalidSource => reason::INVALID_SOURCE,
+        FetchFailure::NotFound => reason::MODEL_NOT_FOUND,
+        FetchFailure::CredentialsRequired => reason::CREDENTIALS_REQUIRED,
+        FetchFailure::CredentialsRejected => reason::CREDENTIALS_REJECTED,
+        FetchFailure::SourceUnavailable => reason::SOURCE_UNAVAILABLE,
+        FetchFailure::DigestMismatch => reason::DIGEST_MISMATCH,
+        FetchFailure::InvalidFile => reason::INVALID_FILE,
+        FetchFailure::NoSpace => reason::NO_SPACE,
+        FetchFailure::Io => reason::VOLUME_FAILED,
+    };
+    Finding::new(Stage::Fetching, reason, quote(&error.message))
+}
+
 fn fetch_failure(ended: &ContainerStateTerminated) -> Finding {
     if let Some(error) = report(ended).and_then(|report| report.error) {
-        let reason = match error.reason {
-            FetchFailure::InvalidSource => reason::INVALID_SOURCE,
-            FetchFailure::NotFound => reason::MODEL_NOT_FOUND,
-            FetchFailure::CredentialsRequired => reason::CREDENTIALS_REQUIRED,
-            FetchFailure::CredentialsRejected => reason::CREDENTIALS_REJECTED,
-            FetchFailure::SourceUnavailable => reason::SOURCE_UNAVAILABLE,
-            FetchFailure::DigestMismatch => reason::DIGEST_MISMATCH,
-            FetchFailure::InvalidFile => reason::INVALID_FILE,
-            FetchFailure::NoSpace => reason::NO_SPACE,
-            FetchFailure::Io => reason::VOLUME_FAILED,
-        };
-        return Finding::new(Stage::Fetching, reason, quote(&error.message));
+        return fetch_error(&error);
     }
     let message = match ended.reason.as_deref() {
         Some("OOMKilled") => {

@@ -14,7 +14,7 @@ pub struct FetchReport {
     /// Size of the whole file, once the source has said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_bytes: Option<u64>,
-    /// Set when `phase` is `Failed`.
+    /// Why it ended, when `phase` is `Failed`; in other phases what the last attempt met, until one does better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<FetchError>,
     /// Set when `phase` is `Verified`.

@@ -90,6 +90,7 @@ pub async fn download(
         if failed >= patience.attempts {
             return Err(exhausted(interruption, failed, &part));
         }
+        progress.troubled(&interruption.host, &interruption.what);
         let wait = patience.wait(failed, interruption.retry_after);
         tracing::warn!(
             "{}: {}; attempt {} in {wait:.1?}",

@@ -7,7 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use windlass_api::fetch::{FetchPhase, FetchReport};
+use windlass_api::fetch::{FetchError, FetchFailure, FetchPhase, FetchReport};
 
 use crate::failure::FetchFailed;
 
@@ -40,9 +40,21 @@ impl Progress {
         self.lock().phase = phase;
     }
 
-    /// So many bytes are there.
+    /// So many bytes are there. New ones end the trouble.
     pub fn received(&self, bytes: u64) {
-        self.lock().received_bytes = bytes;
+        let mut report = self.lock();
+        if bytes > report.received_bytes {
+            report.error = None;
+        }
+        report.received_bytes = bytes;
+    }
+
+    /// An attempt failed, and another one follows.
+    pub fn troubled(&self, host: &str, what: &str) {
+        // Without the number of the attempt: who reads this sees one state and not many.
+        let message = format!("{host} gives no usable answer: {what}; it is tried again");
+        let reason = FetchFailure::SourceUnavailable;
+        self.lock().error = Some(FetchError { reason, message });
     }
 
     /// The whole will have so many bytes.
@@ -131,6 +143,23 @@ mod tests {
         progress.expect(Some(120 << 20));
         let known = line(&progress.report(), 10 << 20, Duration::from_secs(5));
         assert_eq!(known, "downloading: 30.0 of 120.0 MiB (25 %), 4.0 MiB/s");
+    }
+
+    #[test]
+    fn trouble_is_reported_until_new_bytes_come() {
+        let progress = Progress::default();
+        progress.received(10);
+        progress.troubled("hub", "connection refused");
+        progress.received(10);
+        let error = progress.report().error.unwrap();
+        assert_eq!(error.reason, FetchFailure::SourceUnavailable);
+        assert!(
+            error.message.contains("hub") && error.message.contains("refused"),
+            "{}",
+            error.message
+        );
+        progress.received(11);
+        assert_eq!(progress.report().error, None);
     }
 
     #[test]

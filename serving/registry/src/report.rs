@@ -14,7 +14,7 @@ pub fn conclude(progress: &Progress, result: Result<ModelFacts, FetchFailed>) ->
     let mut report = progress.report();
     match result {
         Ok(model) => {
-            report.phase = FetchPhase::Verified;
+            (report.phase, report.error) = (FetchPhase::Verified, None);
             (report.received_bytes, report.total_bytes) = (model.size_bytes, Some(model.size_bytes));
             report.model = Some(model);
         }

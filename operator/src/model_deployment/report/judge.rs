@@ -90,13 +90,19 @@ impl<'a> View<'a> {
     fn of(situation: &'a Situation) -> Self {
         let deployed = &situation.plan.deployed.id;
         let of_deployed: Vec<_> = situation.pods.iter().filter(|pod| pod::runs(pod, deployed)).collect();
-        let mut findings: Vec<Finding> = of_deployed.iter().map(|pod| pod::examine(pod)).collect();
+        // A running fetch tells by itself what its last attempt met.
+        let trouble = situation.progress.and_then(|report| report.error.as_ref());
+        let told = |finding: Finding| match trouble {
+            Some(error) if finding.reason == reason::DOWNLOADING => pod::fetch_error(error),
+            _ => finding,
+        };
+        let mut findings: Vec<Finding> = of_deployed.iter().map(|pod| told(pod::examine(pod))).collect();
         findings.sort_by(|a, b| (a.stage, &a.message).cmp(&(b.stage, &b.message)));
         Self {
             situation,
             plan: situation.plan,
             findings,
-            worst: pod::worst(situation.pods, deployed),
+            worst: pod::worst(situation.pods, deployed).map(told),
             serving_pods: situation
                 .pods
                 .iter()

@@ -1,6 +1,7 @@
 //! Conditions for the situations that a pod can be in, and what holds in all of them.
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use serde_json::{Value, json};
+use windlass_api::fetch::{FetchError, FetchFailure};
 
 use super::*;
 use crate::model_deployment::{
@@ -165,6 +166,24 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             Case::new(waiting("PodInitializing", "")),
             "ContainerStarting",
             (condition::SCHEDULED, "True", "Scheduled"),
+        ),
+        (
+            "a source that does not answer, while it is tried again",
+            Case {
+                progress: Some(FetchReport {
+                    phase: FetchPhase::Resolving,
+                    received_bytes: 0,
+                    total_bytes: None,
+                    error: Some(FetchError {
+                        reason: FetchFailure::SourceUnavailable,
+                        message: "hub gives no usable answer: connection refused; it is tried again".to_owned(),
+                    }),
+                    model: None,
+                }),
+                ..Case::new(the_pod(fetching(running.clone(), json!({}))))
+            },
+            "SourceUnavailable",
+            (condition::MODEL_VERIFIED, "False", "SourceUnavailable"),
         ),
         (
             "image of the init container",
