@@ -47,7 +47,7 @@ pub struct Accelerator {
         .message("products are values of the nodes' product label, for example NVIDIA-L4; spaces appear there as -"))]
     pub products: Option<Vec<String>>,
 
-    /// Least memory of each accelerator, matched against the nodes' memory label with a tolerance of 5 %,
+    /// Least memory of each accelerator, matched against the nodes' memory label with a tolerance of 8 %,
     /// since vendors subtract what the device reserves. Without it: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Amount>,

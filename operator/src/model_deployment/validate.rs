@@ -18,9 +18,9 @@ use windlass_crds::{
 
 use crate::{fingerprint, names};
 
-/// Labels of accelerators give memory in MiB; vendors subtract what the device reserves, so that a
-/// card of 24 GiB may show 23,028: 95 % of what was asked for is enough.
-const MEMORY_TOLERANCE_PERCENT: u128 = 95;
+/// Labels of accelerators give memory in MiB; vendors subtract what the device reserves. Of 24,576 MiB an L4
+/// shows 23,034 and an A10 22,731, which is 92.5 %: 92 % of what was asked for is enough.
+const MEMORY_ENOUGH_PERCENT: u128 = 92;
 
 /// A ModelDeployment that can be built.
 #[derive(Debug, Clone)]
@@ -218,7 +218,7 @@ fn whole_cores(milli: i128) -> u128 {
 }
 
 fn accelerator(spec: Accelerator) -> ValidatedAccelerator {
-    let mib = |bytes: u128| bytes / (1 << 20) * MEMORY_TOLERANCE_PERCENT / 100;
+    let mib = |bytes: u128| bytes / (1 << 20) * MEMORY_ENOUGH_PERCENT / 100;
     ValidatedAccelerator {
         resource: spec.resource,
         count: spec.count.unwrap_or(1),
@@ -297,8 +297,8 @@ mod tests {
         let spec = json!({"model": {"source": SOURCE}, "resources": {"cpu": "2500m",
             "accelerator": {"resource": "nvidia.com/gpu", "memory": "24Gi"}}});
         let validated = valid(spec);
-        // 24 GiB = 24,576 MiB; 95 % of it.
-        assert_eq!(validated.accelerator.and_then(|a| a.memory_floor_mib), Some(23_347));
+        // 24 GiB = 24,576 MiB; 92 % of it is less than what any card of 24 GiB shows (A10: 22,731).
+        assert_eq!(validated.accelerator.and_then(|a| a.memory_floor_mib), Some(22_609));
         assert_eq!(validated.threads, Some(2));
     }
 

@@ -1,12 +1,12 @@
 //! Walks the CRD's schema and changes every leaf of the spec: the rendered children must change, or the
 //! object must be refused with a message. A field that did neither would be a promise that nobody keeps.
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::{Map, Value, json};
 use windlass_crds::schema::model_deployment_crd;
 
 use super::{children, fixture};
-use crate::model_deployment::fixtures::config;
+use crate::{model_deployment::fixtures::config, names};
 
 /// Leaves with one legal value: there is nothing to change them to.
 const SINGLE_VALUED: [&str; 1] = ["model.task"];
@@ -135,6 +135,57 @@ fn set(target: &mut Value, schema: &Value, path: &str, whole: &str, value: &Valu
     }
 }
 
+/// What reaches the cluster of a spec, without what is derived from the spec as a whole: the revision's
+/// name changes with every field, whether a pod ever sees that field or not.
+fn effect(object: Value) -> Result<Vec<Value>, String> {
+    let mut children = children(object, &config()).map_err(|error| error.to_string())?;
+    children.retain(|child| child["kind"] != "ControllerRevision");
+    for child in &mut children {
+        if let Some(labels) = child
+            .pointer_mut("/spec/template/metadata/labels")
+            .and_then(Value::as_object_mut)
+        {
+            labels.remove(names::LABEL_REVISION);
+        }
+    }
+    Ok(children)
+}
+
+/// The properties that any part of a schema declares, however it is nested.
+fn declared(schema: &Value) -> usize {
+    let own = schema.get("properties").and_then(Value::as_object).map_or(0, Map::len);
+    let below: Vec<&Value> = match schema {
+        Value::Object(members) => members.values().collect(),
+        Value::Array(items) => items.iter().collect(),
+        _ => Vec::new(),
+    };
+    own + below.into_iter().map(declared).sum::<usize>()
+}
+
+/// The properties on the way to a leaf, itself included.
+fn on_the_way(path: &str) -> impl Iterator<Item = String> {
+    let names: Vec<&str> = path.split('.').collect();
+    (1..=names.len()).map(move |count| {
+        names[..count]
+            .join(".")
+            .trim_end_matches(['[', ']', '{', '}'])
+            .to_owned()
+    })
+}
+
+#[test]
+fn the_walk_visits_every_property_of_the_schema_that_the_chart_installs() {
+    let chart =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/windlass-crds/templates/modeldeployments.yaml");
+    let text = std::fs::read_to_string(chart).expect("the chart's CRD");
+    let crd: Value = serde_saphyr::from_str(&text).expect("YAML");
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut found = Vec::new();
+    leaves(spec, "", &mut found);
+    let visited: BTreeSet<String> = found.iter().flat_map(|(path, _)| on_the_way(path)).collect();
+    assert_eq!(visited.len(), declared(spec), "{visited:?}");
+}
+
 #[test]
 fn every_leaf_of_the_spec_changes_what_is_rendered_or_is_refused() {
     let crd = model_deployment_crd().expect("CRD");
@@ -164,7 +215,7 @@ fn every_leaf_of_the_spec_changes_what_is_rendered_or_is_refused() {
                 object["spec"]["engine"]["custom"]["env"] = json!([{"name": "ONE"}]);
             }
             set(&mut object["spec"], spec, path, path, &value);
-            children(object, &config()).map_err(|error| error.to_string())
+            effect(object)
         });
         match outcomes {
             [Ok(one), Ok(two)] => assert_ne!(one, two, "{path}: a change has no effect"),
