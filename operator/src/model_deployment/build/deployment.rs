@@ -7,7 +7,7 @@ use crate::model_deployment::{rollout::Plan, validate::ValidatedModelDeployment}
 
 /// A new pod must have been ready for so long before an old one goes: time enough to ask it for a
 /// completion, and to hold the rollout if it has none to give.
-const MIN_READY_SECONDS: i64 = 10;
+const MIN_READY_SECONDS: u64 = 10;
 
 /// Builds the Deployment around the template of the deployed revision, as it was stored.
 pub fn build(owner: &ValidatedModelDeployment, plan: &Plan) -> Value {
@@ -18,7 +18,8 @@ pub fn build(owner: &ValidatedModelDeployment, plan: &Plan) -> Value {
         "spec": {
             "selector": {"matchLabels": selector(owner)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "progressDeadlineSeconds": owner.progress_deadline.as_secs(),
+            // Kubernetes refuses one that is not longer than minReadySeconds; our own deadline is kept by us.
+            "progressDeadlineSeconds": owner.progress_deadline.as_secs().max(MIN_READY_SECONDS + 1),
             "minReadySeconds": MIN_READY_SECONDS,
             "revisionHistoryLimit": 2,
             "paused": plan.hold,
