@@ -15,6 +15,8 @@ pub struct Env {
     pub audit_log: PathBuf,
     /// Names of images by what they are (`server`, `registry`, `hub`, `client`, …).
     pub images: BTreeMap<String, String>,
+    /// Their archives.
+    pub archives: BTreeMap<String, PathBuf>,
     /// Folder for the statuses that the kstatus program judges.
     pub status_dir: PathBuf,
     /// The operator's executable, for tests that start processes of their own.
@@ -53,11 +55,19 @@ impl Env {
             );
         }
         let target = target_dir();
+        let images = read_images(&images_file)?;
         let or = |name: &str, default: PathBuf| variable(name).map(PathBuf::from).unwrap_or(default);
         Ok(Self {
             kubeconfig,
             audit_log,
-            images: read_images(&images_file)?,
+            archives: images
+                .iter()
+                .map(|(name, image)| (name.clone(), image.archive.clone()))
+                .collect(),
+            images: images
+                .into_iter()
+                .map(|(name, image)| (name, image.reference))
+                .collect(),
             status_dir: or("WINDLASS_STATUS_DIR", target.join("e2e/statuses")),
             operator: or("WINDLASS_OPERATOR", target.join("debug/windlass-operator")),
             traffic: or("WINDLASS_TRAFFIC", target.join("debug/traffic")),
@@ -69,11 +79,19 @@ impl Env {
 
     /// The reference of an image.
     pub fn image(&self, name: &str) -> Result<&str> {
-        let known = || self.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        self.images
-            .get(name)
-            .map(String::as_str)
-            .with_context(|| format!("no image {name:?} in WINDLASS_IMAGES (it has: {})", known()))
+        let found = self.images.get(name).map(String::as_str);
+        found.with_context(|| self.unknown_image(name))
+    }
+
+    /// The archive of an image.
+    pub fn archive(&self, name: &str) -> Result<&Path> {
+        let found = self.archives.get(name).map(PathBuf::as_path);
+        found.with_context(|| self.unknown_image(name))
+    }
+
+    fn unknown_image(&self, name: &str) -> String {
+        let known = self.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        format!("no image {name:?} in WINDLASS_IMAGES (it has: {known})")
     }
 }
 
@@ -90,15 +108,10 @@ pub fn workspace() -> &'static Path {
     manifest.parent().unwrap_or(manifest)
 }
 
-fn read_images(file: &Path) -> Result<BTreeMap<String, String>> {
+fn read_images(file: &Path) -> Result<BTreeMap<String, Image>> {
     let text =
         fs::read_to_string(file).with_context(|| format!("reading the images' names from {}", file.display()))?;
-    let images: BTreeMap<String, Image> =
-        serde_json::from_str(&text).with_context(|| format!("{} lists no images", file.display()))?;
-    Ok(images
-        .into_iter()
-        .map(|(name, image)| (name, image.reference))
-        .collect())
+    serde_json::from_str(&text).with_context(|| format!("{} lists no images", file.display()))
 }
 
 /// One line of `images.json`, as `deploy/images/build` writes it.
@@ -106,6 +119,7 @@ fn read_images(file: &Path) -> Result<BTreeMap<String, String>> {
 struct Image {
     #[serde(rename = "ref")]
     reference: String,
+    archive: PathBuf,
 }
 
 #[cfg(test)]

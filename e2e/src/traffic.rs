@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::inside::Inside;
 use crate::space::Space;
 
-/// What the traffic shall look like. Each client sends its next request when the last one is answered.
+/// What the traffic shall look like. Each client sends its next request after the last one is answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
     /// `host:port`.
@@ -21,13 +21,15 @@ pub struct Order {
     pub fresh: usize,
     /// Clients that keep their connection as long as the server lets them.
     pub kept: usize,
-    /// Clients that read streamed answers.
+    /// Clients that read the beginning of a streamed answer, hold it open until the next mark, and read the rest.
     pub streams: usize,
+    /// Milliseconds that `fresh` and `kept` clients pause between two requests.
+    pub pause: u64,
     /// Path of the requests of all clients.
     pub path: String,
     /// Body of the requests of `fresh` and `kept` clients.
     pub short: Value,
-    /// Body of the requests of `streams` clients.
+    /// Body of the requests of `streams` clients: for an answer that no buffer on the way holds, of some 200 KB.
     pub long: Value,
 }
 

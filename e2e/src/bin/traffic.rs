@@ -2,7 +2,7 @@
 //! from stdin, ends with stdin, and prints a `Report`. It hides nothing: no retry, no status but 200 is well;
 //! only a kept connection that the server closed between two requests is opened again, as any client would.
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -13,12 +13,16 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use windlass_e2e::traffic::{Order, Report};
 
 type Sender = SendRequest<Full<Bytes>>;
+
+/// The kernel's smallest: what a client does not read stays with the server.
+const HELD_BUFFER: u32 = 4 << 10;
 
 /// Shared by all clients.
 struct Run {
@@ -70,6 +74,10 @@ impl Run {
     fn goes_on(&self) -> bool {
         self.marks.borrow().is_some()
     }
+
+    async fn pause(&self) {
+        sleep(Duration::from_millis(self.order.pause)).await;
+    }
 }
 
 async fn fresh(run: Arc<Run>) {
@@ -80,6 +88,7 @@ async fn fresh(run: Arc<Run>) {
         };
         let outcome = outcome.await.map_err(|error| format!("{error:#}"));
         locked(&run.report).fresh.count(outcome, run.started.elapsed());
+        run.pause().await;
     }
 }
 
@@ -93,6 +102,7 @@ async fn kept(run: Arc<Run>) {
             connection = None;
         }
         locked(&run.report).kept.count(outcome, run.started.elapsed());
+        run.pause().await;
     }
 }
 
@@ -112,22 +122,34 @@ async fn kept_request(run: &Run, connection: &mut Option<Sender>) -> Result<()> 
 }
 
 async fn streams(run: Arc<Run>) {
+    let mut marks = run.marks.subscribe();
     while run.goes_on() {
-        let marks_before = *run.marks.borrow();
+        marks.mark_unchanged();
         let outcome = async {
-            let mut sender = connect(&run.order).await?;
-            streamed(sender.send_request(request(&run.order, &run.order.long)?).await?).await
+            let mut sender = converse(held_socket(&run.order).await?).await?;
+            let response = sender.send_request(request(&run.order, &run.order.long)?).await?;
+            streamed(response, &mut marks).await
         };
         let outcome = outcome.await.map_err(|error| format!("{error:#}"));
-        let spanned = outcome.is_ok() && run.marks.borrow().is_some_and(|marks| Some(marks) != marks_before);
         let mut report = locked(&run.report);
-        report.streams_across_a_mark += usize::from(spanned);
-        report.streams.count(outcome, run.started.elapsed());
+        report.streams_across_a_mark += usize::from(outcome == Ok(true));
+        report.streams.count(outcome.map(drop), run.started.elapsed());
     }
 }
 
 async fn connect(order: &Order) -> Result<Sender> {
-    let socket = TcpStream::connect(&order.authority).await.context("connecting")?;
+    converse(TcpStream::connect(&order.authority).await.context("connecting")?).await
+}
+
+async fn held_socket(order: &Order) -> Result<TcpStream> {
+    let mut addresses = lookup_host(&order.authority).await.context("resolving")?;
+    let address = addresses.find(|address| address.is_ipv4()).context("no IPv4 address")?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(HELD_BUFFER)?;
+    socket.connect(address).await.context("connecting")
+}
+
+async fn converse(socket: TcpStream) -> Result<Sender> {
     let (sender, connection) = handshake(TokioIo::new(socket)).await.context("handshake")?;
     // The request on this connection reports its errors.
     tokio::spawn(async move { connection.await.ok() });
@@ -156,22 +178,27 @@ async fn whole(response: Response<Incoming>) -> Result<()> {
     Ok(())
 }
 
-async fn streamed(response: Response<Incoming>) -> Result<()> {
+/// Reads a stream to its proper end, most of it only after a mark. `false` where the traffic ended instead.
+async fn streamed(response: Response<Incoming>, marks: &mut watch::Receiver<Option<usize>>) -> Result<bool> {
     let status = response.status();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .context("the stream broke")?
-        .to_bytes();
-    let text = String::from_utf8_lossy(&body);
+    let mut body = response.into_body();
+    let mut text = Vec::new();
+    let mut marked = false;
+    while let Some(frame) = body.frame().await {
+        text.extend_from_slice(&frame.context("the stream broke")?.into_data().unwrap_or_default());
+        if !marked && status == StatusCode::OK {
+            marks.changed().await?;
+            marked = true;
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
     if status != StatusCode::OK {
         bail!("status {status}: {text}");
     }
     if !text.trim_end().ends_with("data: [DONE]") {
         bail!("the stream ended without [DONE]: {:?}", text.lines().last());
     }
-    Ok(())
+    Ok(marks.borrow().is_some())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,9 @@
 //! The cluster tests, one module an area, in one program: they share a cluster and take turns (`turnstile`).
 //! `make test` starts them with a cluster, images and a built operator at hand.
+mod custom;
 mod refusals;
+mod rollout;
 mod serve;
 mod sources;
 mod stand;
+mod upgrade;
