@@ -12,7 +12,10 @@ use crate::stand::{READY, because, hub_and_operator, ready, short_completion};
 
 const PODS: &str = "windlass.dev/model-deployment=chat";
 
-/// Answers 200 on /health and 500 on everything else; nc runs it for each connection.
+/// Runs its argument for each connection. (The first process of a container has to care for SIGTERM itself.)
+const SERVE: &str = r#"trap exit TERM; nc -ll -p 8000 -e sh -c "$1" & wait"#;
+
+/// Answers 200 on /health and 500 on everything else.
 const BROKEN: &str = r#"
 cr=$(printf '\r'); length=0; status='500 Internal Server Error'
 read -r method path version
@@ -46,10 +49,11 @@ fn a_custom_runtime_that_is_healthy_but_completes_nothing_is_never_ready_until_a
         ensure!(last_good(&object).is_none(), "it counts as proven: {:?}", object.status);
         space.capture("failed-progress-deadline", &object)?;
 
-        space
-            .merge::<ModelDeployment>("chat", json!({"spec": {"engine": windlass_as_custom(space)?}}))
-            .await?;
-        let object = ready(space, "chat").await?;
+        let change = json!({"spec": {"engine": windlass_as_custom(space)?, "rollout": null}});
+        space.merge::<ModelDeployment>("chat", change).await?;
+        ready(space, "chat").await?;
+        // Until then the broken pod takes requests too.
+        let object = because(space, "chat", "Reconciling", "False", "Settled").await?;
         space.capture("current-custom", &object)?;
         let endpoint = format!("{}/v1/completions", url(&object)?);
         let answer = space.inside().await?.post(&endpoint, &short_completion("chat")).await?;
@@ -140,7 +144,7 @@ fn last_good(object: &ModelDeployment) -> Option<&str> {
 fn broken(space: &Space) -> Result<Value> {
     Ok(
         json!({"runtime": "Custom", "custom": {"image": space.env.image("client")?,
-        "command": ["nc", "-ll", "-p", "8000", "-e", "sh", "-c", BROKEN]}}),
+        "command": ["sh", "-c", SERVE, "sh", BROKEN]}}),
     )
 }
 

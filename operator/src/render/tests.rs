@@ -49,6 +49,19 @@ fn the_fixtures_render_as_their_goldens_say() {
 }
 
 #[test]
+fn the_shortest_deadline_makes_a_deployment_that_kubernetes_takes() {
+    let mut object = fixture("minimal");
+    object["spec"]["rollout"] = json!({"progressDeadline": "10s"});
+    let children = children(object, &config()).expect("rendered");
+    let deployment = children.last().expect("Deployment");
+    let seconds = |field: &str| deployment["spec"][field].as_u64().expect("seconds");
+    assert!(
+        seconds("progressDeadlineSeconds") > seconds("minReadySeconds"),
+        "{deployment}"
+    );
+}
+
+#[test]
 fn rendering_is_a_function() {
     for name in FIXTURES {
         assert_eq!(rendered(name), rendered(name), "{name}");
