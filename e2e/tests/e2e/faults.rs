@@ -20,7 +20,7 @@ use windlass_e2e::{Needs, Space, test};
 use crate::stand::{READY, hub};
 
 /// Runs at the same time; each has an operator process, some have pods.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 10;
 /// A write that has not come this long after the end does not come.
 const TAIL: Duration = Duration::from_secs(2);
 
@@ -37,12 +37,13 @@ fn an_operator_that_dies_at_any_write_leaves_a_model_that_becomes_ready_all_the_
 fn a_write_that_is_refused_or_whose_answer_is_lost_is_made_good() {
     test("refuse", Needs::Own, async |space| {
         let undisturbed = Undisturbed::run(space, json!({"suspend": true})).await?;
-        let mut faults = undisturbed.at_each_write(&[
-            WriteFault::Refuse(500),
-            WriteFault::Refuse(409),
-            WriteFault::CutAfter,
-        ]);
-        for fault in [WriteFault::Refuse(403), WriteFault::Refuse(429), WriteFault::Refuse(503)] {
+        let mut faults =
+            undisturbed.at_each_write(&[WriteFault::Refuse(500), WriteFault::Refuse(409), WriteFault::CutAfter]);
+        for fault in [
+            WriteFault::Refuse(403),
+            WriteFault::Refuse(429),
+            WriteFault::Refuse(503),
+        ] {
             faults.extend([(1, fault), (undisturbed.writes, fault)]);
         }
         // Each takes as long as the operator waits for an answer.
@@ -55,7 +56,10 @@ fn a_write_that_is_refused_or_whose_answer_is_lost_is_made_good() {
 fn watch_events_that_are_lost_do_not_change_the_end() {
     test("lost-events", Needs::Own, async |space| {
         let undisturbed = Undisturbed::run(space, json!({})).await?;
-        for (name, owner) in [("lost-pods", Some("ReplicaSet")), ("lost-children", Some("ModelDeployment"))] {
+        for (name, owner) in [
+            ("lost-pods", Some("ReplicaSet")),
+            ("lost-children", Some("ModelDeployment")),
+        ] {
             let lost: EventFilter = Arc::new(move |event| kind_of_owner(event) == owner);
             space
                 .beside(name, async |space| {
@@ -89,7 +93,10 @@ fn an_operator_that_is_shown_the_past_undoes_nothing() {
         space.delete::<ModelDeployment>("gone").await?;
         let serve = json!({"spec": {"suspend": false}});
         space.merge::<ModelDeployment>("chat", serve).await?;
-        until_is(&models, "chat", "Ready=True", READY, |object| is(object, "Ready", "True") && settled(object)).await?;
+        until_is(&models, "chat", "Ready=True", READY, |object| {
+            is(object, "Ready", "True") && settled(object)
+        })
+        .await?;
         let inventory = Inventory::discover(space.client.clone()).await?;
         until_some("the deleted object's children to go", READY, async || {
             let end = Snapshot::take(&inventory, &space.namespace).await?;
@@ -97,7 +104,10 @@ fn an_operator_that_is_shown_the_past_undoes_nothing() {
         })
         .await?;
         quiet(&operator).await?;
-        let (end, writes) = (Snapshot::take(&inventory, &space.namespace).await?, operator.proxy.writes().len());
+        let (end, writes) = (
+            Snapshot::take(&inventory, &space.namespace).await?,
+            operator.proxy.writes().len(),
+        );
 
         operator.proxy.travel_back();
         until_some("the operator to list again", READY, async || {
@@ -111,7 +121,9 @@ fn an_operator_that_is_shown_the_past_undoes_nothing() {
         ensure!(end.differences(&now).is_empty(), "{}", end.differences(&now).join("\n"));
 
         // It still follows what is new.
-        space.merge::<ModelDeployment>("chat", json!({"spec": {"suspend": true}})).await?;
+        space
+            .merge::<ModelDeployment>("chat", json!({"spec": {"suspend": true}}))
+            .await?;
         until_is(&models, "chat", "the edit to be observed", READY, settled).await?;
         ensure!(operator.proxy.writes().len() > writes, "the edit led to no write");
         Ok(())
@@ -152,14 +164,18 @@ impl Undisturbed {
 
     fn at_each_write(&self, faults: &[WriteFault]) -> Vec<(usize, WriteFault)> {
         let numbers = 1..=self.writes;
-        numbers.flat_map(|number| faults.iter().map(move |fault| (number, *fault))).collect()
+        numbers
+            .flat_map(|number| faults.iter().map(move |fault| (number, *fault)))
+            .collect()
     }
 
     /// One run for each fault; all must end as this one did.
     async fn compare_with(&self, space: &Space, faults: &[(usize, WriteFault)]) -> Result<()> {
         let runs = faults.iter().enumerate().map(|(index, (number, fault))| async move {
             let name = format!("fault-{index}-of-{}", self.writes);
-            let outcome = space.beside(&name, async |space| self.disturb(space, *number, *fault).await).await;
+            let outcome = space
+                .beside(&name, async |space| self.disturb(space, *number, *fault).await)
+                .await;
             (*number, *fault, outcome)
         });
         let outcomes: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
@@ -171,10 +187,18 @@ impl Undisturbed {
                 Err(error) => failures.push(format!("{fault:?} on write {number}: {error:#}")),
             }
         }
-        ensure!(failures.is_empty(), "{} runs ended otherwise:\n{}", failures.len(), failures.join("\n"));
+        ensure!(
+            failures.is_empty(),
+            "{} runs ended otherwise:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
         // How often a status is written on the way depends on the kubelet's pace; all else does not.
         eprintln!("--- {} runs, and no such write in {missed:?}", faults.len());
-        ensure!(missed.iter().all(|number| *number > self.writes / 2), "no such write: {missed:?}");
+        ensure!(
+            missed.iter().all(|number| *number > self.writes / 2),
+            "no such write: {missed:?}"
+        );
         Ok(())
     }
 
@@ -233,11 +257,17 @@ fn settled(object: &ModelDeployment) -> bool {
 /// Waits until the object is settled, and the Deployment counts its pods as available: 10 s after they are ready.
 async fn at_rest(space: &Space) -> Result<()> {
     until_is(&space.api(), "chat", "the object to settle", READY, settled).await?;
-    until_is(&space.api::<Deployment>(), "chat", "the pods to be available", READY, |deployment| {
-        let wanted = deployment.spec.replicas;
-        let available = deployment.status.as_ref().and_then(|status| status.available_replicas);
-        wanted == Some(available.unwrap_or(0))
-    })
+    until_is(
+        &space.api::<Deployment>(),
+        "chat",
+        "the pods to be available",
+        READY,
+        |deployment| {
+            let wanted = deployment.spec.replicas;
+            let available = deployment.status.as_ref().and_then(|status| status.available_replicas);
+            wanted == Some(available.unwrap_or(0))
+        },
+    )
     .await
     .map(drop)
 }

@@ -41,15 +41,26 @@ fn a_leader_that_was_stopped_past_its_lease_writes_nothing_after_its_successor_b
         first.proxy.release_answers();
         first.thaw()?;
         first.await_end(TAKEN_OVER).await?;
-        let began = writes(&log, &second)?.into_iter().next().context("the successor wrote nothing")?;
+        let began = writes(&log, &second)?
+            .into_iter()
+            .next()
+            .context("the successor wrote nothing")?;
         let all = writes(&log, &first)?;
-        ensure!(!all.is_empty(), "the first leader never wrote: the log does not show it");
+        ensure!(
+            !all.is_empty(),
+            "the first leader never wrote: the log does not show it"
+        );
         let late: Vec<String> = all
             .iter()
             .filter(|entry| entry.request_received_timestamp > began.request_received_timestamp)
             .map(Entry::line)
             .collect();
-        ensure!(late.is_empty(), "after {}, the old leader wrote\n{}", began.line(), late.join("\n"));
+        ensure!(
+            late.is_empty(),
+            "after {}, the old leader wrote\n{}",
+            began.line(),
+            late.join("\n")
+        );
         ensure!(second.runs()?, "the successor ended");
         Ok(())
     });
@@ -76,11 +87,17 @@ fn a_leader_that_is_asked_to_end_hands_over_long_before_its_lease_would_run_out(
         let asked = Instant::now();
         first.stop().await?;
         second.await_log("\"leading\"", Duration::from_secs(20)).await?;
-        eprintln!("--- handover: the next operator led after {:.1} s", asked.elapsed().as_secs_f32());
+        eprintln!(
+            "--- handover: the next operator led after {:.1} s",
+            asked.elapsed().as_secs_f32()
+        );
         let edit = json!({"spec": {"model": {"servedName": "renamed"}}});
         space.merge::<ModelDeployment>("chat", edit).await?;
         suspended(space, "chat").await?;
-        ensure!(!second.proxy.writes().is_empty(), "the successor did not answer the edit");
+        ensure!(
+            !second.proxy.writes().is_empty(),
+            "the successor did not answer the edit"
+        );
         Ok(())
     });
 }
@@ -98,9 +115,15 @@ async fn leads(operator: &Operator) -> Result<()> {
 
 /// Waits until the present spec is in place; its pods are not wanted, which makes that quick.
 async fn suspended(space: &Space, name: &str) -> Result<ModelDeployment> {
-    until_is(&space.api(), name, "Ready=False because Suspended", TAKEN_OVER, |object| {
-        is_because(object, "Ready", "False", "Suspended") && is_because(object, "Reconciling", "False", "Settled")
-    })
+    until_is(
+        &space.api(),
+        name,
+        "Ready=False because Suspended",
+        TAKEN_OVER,
+        |object| {
+            is_because(object, "Ready", "False", "Suspended") && is_because(object, "Reconciling", "False", "Settled")
+        },
+    )
     .await
 }
 

@@ -4,6 +4,7 @@ mod faults;
 mod leader;
 mod quiet;
 mod refusals;
+mod scope;
 mod serve;
 mod sources;
 mod stand;

@@ -68,7 +68,10 @@ async fn settled(operator: &Operator) -> Result<()> {
     until_some("the operator to come to rest", Duration::from_secs(60), async || {
         let before = operator.proxy.writes().len();
         let more = operator.proxy.await_writes(before + 1);
-        Ok(tokio::time::timeout(Duration::from_secs(5), more).await.is_err().then_some(()))
+        Ok(tokio::time::timeout(Duration::from_secs(5), more)
+            .await
+            .is_err()
+            .then_some(()))
     })
     .await
 }
@@ -87,12 +90,20 @@ async fn stays_ready(space: &Space, during: Duration) -> Result<()> {
 async fn reads(log: &AuditLog, operator: &Operator) -> Result<()> {
     let starts = operator.log()?.matches("\"leading\"").count();
     ensure!(starts > 0, "the operator has not logged that it leads");
-    until_some("the restarted operator to read its objects", Duration::from_secs(30), async || {
-        let restarted = operator.log()?.matches("\"leading\"").count() > 1;
-        let reads = log.entries(|entry| entry.actor() == operator.user && entry.verb == "get")?;
-        let read = |name: &str| reads.iter().any(|entry| entry.line().contains(&format!("modeldeployments/{name} ")));
-        Ok((restarted && read("ready") && read("nowhere") && read("wrong")).then_some(()))
-    })
+    until_some(
+        "the restarted operator to read its objects",
+        Duration::from_secs(30),
+        async || {
+            let restarted = operator.log()?.matches("\"leading\"").count() > 1;
+            let reads = log.entries(|entry| entry.actor() == operator.user && entry.verb == "get")?;
+            let read = |name: &str| {
+                reads
+                    .iter()
+                    .any(|entry| entry.line().contains(&format!("modeldeployments/{name} ")))
+            };
+            Ok((restarted && read("ready") && read("nowhere") && read("wrong")).then_some(()))
+        },
+    )
     .await
 }
 
