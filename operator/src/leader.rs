@@ -11,10 +11,14 @@ use kube::{Api, Client};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
 use tokio::{sync::watch, task::JoinHandle};
 
-/// How often the lease is looked at; reads only.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a lease is looked at; reads only. The shortest, of 6 s, is renewed after 4 s and looked at
+/// every second, so that its renewal is known before the old end.
+fn look_every(lease: Duration) -> Duration {
+    (lease / 6).min(Duration::from_secs(2))
+}
+
 /// A renewal this long before the end leaves time for a slow API server.
-const RENEW_BEFORE_END_PERCENT: u16 = 40;
+const RENEW_BEFORE_END_PERCENT: u64 = 40;
 
 /// Until when this process may write.
 #[derive(Clone, Default)]
@@ -50,7 +54,7 @@ pub struct Election {
     namespace: String,
     name: String,
     identity: String,
-    seconds: u16,
+    duration: Duration,
     changes: watch::Receiver<bool>,
     manager: Manager,
 }
@@ -69,13 +73,14 @@ impl Election {
         identity: &str,
         seconds: u16,
     ) -> kube_lease_manager::Result<Self> {
-        let (changes, manager) = ask(client.clone(), namespace, name, identity, seconds).await?;
+        let duration = Duration::from_secs(seconds.into());
+        let (changes, manager) = ask(client.clone(), namespace, name, identity, duration).await?;
         Ok(Self {
             client,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             identity: identity.to_owned(),
-            seconds,
+            duration,
             changes,
             manager,
         })
@@ -92,7 +97,7 @@ impl Election {
         loop {
             tokio::select! {
                 Ok(()) = self.changes.changed() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(look_every(self.duration)) => {}
             }
             let is_leader = *self.changes.borrow_and_update();
             match self.look().await {
@@ -101,7 +106,7 @@ impl Election {
                     self.manager.abort();
                     let (client, namespace) = (self.client.clone(), &self.namespace);
                     (self.changes, self.manager) =
-                        ask(client, namespace, &self.name, &self.identity, self.seconds).await?;
+                        ask(client, namespace, &self.name, &self.identity, self.duration).await?;
                 }
                 _ => {}
             }
@@ -123,7 +128,7 @@ impl Election {
                         return;
                     }
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(look_every(self.duration)) => {}
             }
         }
     }
@@ -142,7 +147,7 @@ impl Election {
     async fn look(&self) -> Option<Seen> {
         let (asked, asked_wall) = (Instant::now(), Timestamp::now());
         let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
-        let lease = tokio::time::timeout(LOOK_EVERY, leases.get(&self.name))
+        let lease = tokio::time::timeout(self.duration / 3, leases.get(&self.name))
             .await
             .ok()?
             .ok()?;
@@ -154,7 +159,7 @@ impl Election {
             return Some(Seen::Taken);
         }
         let age = asked_wall.duration_since(spec.renew_time?.0).unsigned_abs();
-        let left = Duration::from_secs(self.seconds.into()).checked_sub(age)?;
+        let left = self.duration.checked_sub(age)?;
         Some(Seen::Ours(asked.checked_add(left)?))
     }
 }
@@ -175,14 +180,14 @@ async fn ask(
     namespace: &str,
     name: &str,
     identity: &str,
-    seconds: u16,
+    duration: Duration,
 ) -> kube_lease_manager::Result<(watch::Receiver<bool>, Manager)> {
-    let grace = (seconds * RENEW_BEFORE_END_PERCENT / 100).max(2);
+    let grace = (duration.as_secs() * RENEW_BEFORE_END_PERCENT / 100).max(2);
     let manager = LeaseManagerBuilder::new(client, name)
         .with_namespace(namespace)
         .with_identity(identity)
-        .with_duration(seconds.into())
-        .with_grace(grace.into())
+        .with_duration(duration.as_secs())
+        .with_grace(grace)
         .build()
         .await?;
     Ok(manager.watch().await)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::{StreamExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 use windlass_crds::ModelDeployment;
 use windlass_e2e::fault::{EventFilter, WriteFault};
@@ -19,7 +20,7 @@ use windlass_e2e::{Needs, Space, test};
 use crate::stand::{READY, hub};
 
 /// Runs at the same time; each has an operator process, some have pods.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 10;
 /// A write that has not come this long after the end does not come.
 const TAIL: Duration = Duration::from_secs(2);
 
@@ -145,7 +146,7 @@ impl Undisturbed {
         let inventory = Inventory::discover(space.client.clone()).await?;
         let operator = Operator::start(space, Settings::new(space, hub.url())?).await?;
         space.apply(&tiny("chat", spec.clone())?).await?;
-        until_is(&space.api(), "chat", "the object to settle", READY, settled).await?;
+        at_rest(space).await?;
         quiet(&operator).await?;
         let end = Snapshot::take(&inventory, &space.namespace).await?;
         let writes = operator.proxy.writes().len();
@@ -225,7 +226,10 @@ impl Undisturbed {
     }
 
     async fn prepare(&self, space: &Space) -> Result<Operator> {
-        Operator::prepare(space, Settings::new(space, self.hub.url())?).await
+        let mut settings = Settings::new(space, self.hub.url())?;
+        // So many at once are slow, and leadership is not what is tested here.
+        settings.lease_seconds = 60;
+        Operator::prepare(space, settings).await
     }
 
     async fn apply(&self, space: &Space) -> Result<()> {
@@ -234,7 +238,7 @@ impl Undisturbed {
 
     /// Waits for the same end in another namespace.
     async fn comes_about_in(&self, space: &Space) -> Result<()> {
-        until_is(&space.api(), "chat", "the object to settle", READY, settled).await?;
+        at_rest(space).await?;
         until_some("the same end as without faults", READY, async || {
             let end = Snapshot::take(&self.inventory, &space.namespace).await?;
             let differences = self.end.differences(&end);
@@ -248,6 +252,24 @@ impl Undisturbed {
 /// The present spec is in place and the operator has nothing more to do.
 fn settled(object: &ModelDeployment) -> bool {
     is(object, "Reconciling", "False") && is(object, "Stalled", "False")
+}
+
+/// Waits until the object is settled, and the Deployment counts its pods as available: 10 s after they are ready.
+async fn at_rest(space: &Space) -> Result<()> {
+    until_is(&space.api(), "chat", "the object to settle", READY, settled).await?;
+    until_is(
+        &space.api::<Deployment>(),
+        "chat",
+        "the pods to be available",
+        READY,
+        |deployment| {
+            let wanted = deployment.spec.replicas;
+            let available = deployment.status.as_ref().and_then(|status| status.available_replicas);
+            wanted == Some(available.unwrap_or(0))
+        },
+    )
+    .await
+    .map(drop)
 }
 
 /// Returns once the operator has not written for a while.
