@@ -183,18 +183,6 @@ fn an_invalid_file_is_refused_with_every_problem() {
 }
 
 #[test]
-fn the_shortest_deadline_makes_a_deployment_that_the_api_server_takes() {
-    let mut object = fixture("minimal");
-    object["spec"]["rollout"] = json!({"progressDeadline": "10s"});
-    let children = children(object, &config()).expect("rendered");
-    let spec = &children.last().expect("Deployment")["spec"];
-    assert!(
-        spec["progressDeadlineSeconds"].as_u64() > spec["minReadySeconds"].as_u64(),
-        "{spec}"
-    );
-}
-
-#[test]
 fn the_secret_reaches_the_pod_by_reference_only() {
     let pod = pod_spec(&rendered("custom"));
     let token = &pod["initContainers"][0]["env"]
