@@ -112,6 +112,8 @@ pub mod reason {
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
     /// The engine ends again and again.
     pub const ENGINE_CRASHED: &str = "EngineCrashed";
+    /// The node of a pod does not report any more.
+    pub const NODE_LOST: &str = "NodeLost";
     /// A pod says that it is ready, but does not answer a completion.
     pub const PROOF_FAILED: &str = "ProofFailed";
     /// The wanted revision failed; the last good one serves, if there is one.
@@ -129,7 +131,7 @@ pub mod reason {
     }
 
     /// The closed list: first the goals, then the way, then (from `INVALID` on) the problems.
-    pub const ALL: [&str; 40] = [
+    pub const ALL: [&str; 41] = [
         SERVING,
         SETTLED,
         VALID,
@@ -166,6 +168,7 @@ pub mod reason {
         FETCH_FAILED,
         OUT_OF_MEMORY,
         ENGINE_CRASHED,
+        NODE_LOST,
         PROOF_FAILED,
         REVISION_FAILED,
         PROGRESS_DEADLINE_EXCEEDED,

@@ -61,7 +61,7 @@ async fn models_move(space: &Space) -> Result<()> {
     let lost = Instant::now();
     let models = space.api::<ModelDeployment>();
     let is_down = |object: &ModelDeployment| {
-        is_because(object, "Available", "False", "NoReadyPods") && is(object, "Ready", "False")
+        is_because(object, "Available", "False", "NoReadyPods") && is_because(object, "Ready", "False", "NodeLost")
     };
     let object = until_is(&models, "one", "the loss to be told", MOVED, is_down).await?;
     ensure!(is(&object, "Reconciling", "True"), "a model that is down is at rest");

@@ -169,6 +169,19 @@ fn examine_model(status: &ContainerStatus) -> Option<Finding> {
 
 fn examine_engine(pod: &Pod, status: &ContainerStatus) -> Finding {
     let state = status.state.clone().unwrap_or_default();
+    // A kubelet writes both at once: a ready container in a pod that is not ready is the last word of one that
+    // fell silent, contradicted by the cluster's node controller.
+    if status.ready && !is_ready(pod) {
+        let node = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.as_deref())
+            .unwrap_or_default();
+        let message = format!(
+            "node {node} does not report any more. The pod moves to another node when its toleration ends (60 s by default); see: kubectl describe node {node}"
+        );
+        return Finding::new(Stage::Starting, reason::NODE_LOST, message);
+    }
     if let Some(finding) = examine_waiting(&state, "the engine's container") {
         return finding;
     }

@@ -116,6 +116,9 @@ type Expectation = (&'static str, &'static str, &'static str);
 /// Name, situation, reason of Ready, and another condition.
 fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
     let running = json!({"running": {}});
+    // The container was ready when its kubelet fell silent; the node controller says that the pod is not.
+    let mut unheard = serving(true, json!({"running": {}}), json!({}));
+    unheard["conditions"][0]["status"] = json!("False");
     let crash_loop = json!({"waiting": {"reason": "CrashLoopBackOff"}});
     let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
     let two = owner(json!({"replicas": 2}));
@@ -265,6 +268,12 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             Case::new(the_pod(serving(false, running.clone(), json!({})))),
             "EngineStarting",
             (condition::MODEL_VERIFIED, "True", "Verified"),
+        ),
+        (
+            "node lost",
+            Case::new(the_pod(unheard)),
+            "NodeLost",
+            (condition::AVAILABLE, "False", "NoReadyPods"),
         ),
         (
             "out of memory",
