@@ -11,10 +11,14 @@ use kube::{Api, Client};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
 use tokio::{sync::watch, task::JoinHandle};
 
-/// How often the lease is looked at; reads only.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a lease is looked at; reads only. The shortest, of 6 s, is renewed after 4 s and looked at
+/// every second, so that its renewal is known before the old end.
+fn look_every(lease: Duration) -> Duration {
+    (lease / 6).min(Duration::from_secs(2))
+}
+
 /// A renewal this long before the end leaves time for a slow API server.
-const RENEW_BEFORE_END_PERCENT: u16 = 40;
+const RENEW_BEFORE_END_PERCENT: u64 = 40;
 
 /// Until when this process may write.
 #[derive(Clone, Default)]
@@ -46,13 +50,16 @@ impl Leadership {
 
 /// A lease that was asked for.
 pub struct Election {
-    api: Api<Lease>,
+    client: Client,
+    namespace: String,
     name: String,
     identity: String,
     duration: Duration,
     changes: watch::Receiver<bool>,
-    manager: JoinHandle<kube_lease_manager::Result<LeaseManager>>,
+    manager: Manager,
 }
+
+type Manager = JoinHandle<kube_lease_manager::Result<LeaseManager>>;
 
 impl Election {
     /// Begins to ask for the lease.
@@ -66,34 +73,50 @@ impl Election {
         identity: &str,
         seconds: u16,
     ) -> kube_lease_manager::Result<Self> {
-        let grace = (seconds * RENEW_BEFORE_END_PERCENT / 100).max(2);
-        let manager = LeaseManagerBuilder::new(client.clone(), name)
-            .with_namespace(namespace)
-            .with_identity(identity)
-            .with_duration(seconds.into())
-            .with_grace(grace.into())
-            .build()
-            .await?;
-        let (changes, manager) = manager.watch().await;
+        let duration = Duration::from_secs(seconds.into());
+        let (changes, manager) = ask(client.clone(), namespace, name, identity, duration).await?;
         Ok(Self {
-            api: Api::namespaced(client, namespace),
+            client,
+            namespace: namespace.to_owned(),
             name: name.to_owned(),
             identity: identity.to_owned(),
-            duration: Duration::from_secs(seconds.into()),
+            duration,
             changes,
             manager,
         })
     }
 
-    /// Waits until this process leads; false, if the election ended instead.
-    pub async fn won(&mut self) -> bool {
-        self.changes.wait_for(|is_leader| *is_leader).await.is_ok()
+    /// Waits until this process leads, and returns until when the lease protects it.
+    ///
+    /// The manager sleeps until the lease that it saw would run out, and does not notice that its holder
+    /// gave it back earlier: then another manager takes its place.
+    ///
+    /// # Errors
+    /// When the lease cannot be asked for again.
+    pub async fn won(&mut self) -> kube_lease_manager::Result<Instant> {
+        loop {
+            tokio::select! {
+                Ok(()) = self.changes.changed() => {}
+                () = tokio::time::sleep(look_every(self.duration)) => {}
+            }
+            let is_leader = *self.changes.borrow_and_update();
+            match self.look().await {
+                Some(Seen::Ours(until)) if is_leader => return Ok(until),
+                Some(Seen::Free) => {
+                    self.manager.abort();
+                    let (client, namespace) = (self.client.clone(), &self.namespace);
+                    (self.changes, self.manager) =
+                        ask(client, namespace, &self.name, &self.identity, self.duration).await?;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Keeps `leadership` up to date; returns when it is lost.
     pub async fn lost(&mut self, leadership: &Leadership) {
         loop {
-            if let Some(until) = self.look().await {
+            if let Some(Seen::Ours(until)) = self.look().await {
                 leadership.extend(until);
             }
             if !leadership.is_valid() {
@@ -105,7 +128,7 @@ impl Election {
                         return;
                     }
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(look_every(self.duration)) => {}
             }
         }
     }
@@ -119,22 +142,55 @@ impl Election {
         }
     }
 
-    /// The end of the last renewal, if it is ours. The clock is read before the request is sent: the
-    /// answer can only be older than it seems.
-    async fn look(&self) -> Option<Instant> {
+    /// Reads the lease. The clock is read before the request is sent: the answer can only be older than
+    /// it seems.
+    async fn look(&self) -> Option<Seen> {
         let (asked, asked_wall) = (Instant::now(), Timestamp::now());
-        let lease = tokio::time::timeout(LOOK_EVERY, self.api.get(&self.name))
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+        let lease = tokio::time::timeout(self.duration / 3, leases.get(&self.name))
             .await
             .ok()?
             .ok()?;
-        let spec = lease.spec?;
-        if spec.holder_identity.as_deref() != Some(&self.identity) {
-            return None;
+        let spec = lease.spec.unwrap_or_default();
+        let Some(holder) = spec.holder_identity else {
+            return Some(Seen::Free);
+        };
+        if holder != self.identity {
+            return Some(Seen::Taken);
         }
-        let renewed = spec.renew_time?.0;
-        let age = asked_wall.duration_since(renewed).unsigned_abs();
-        asked.checked_add(self.duration.checked_sub(age)?)
+        let age = asked_wall.duration_since(spec.renew_time?.0).unsigned_abs();
+        let left = self.duration.checked_sub(age)?;
+        Some(Seen::Ours(asked.checked_add(left)?))
     }
+}
+
+/// What the lease says.
+enum Seen {
+    /// Nobody holds it.
+    Free,
+    /// Somebody else holds it, or held it until it ran out.
+    Taken,
+    /// This process holds it, until then.
+    Ours(Instant),
+}
+
+/// Starts a manager that asks for the lease.
+async fn ask(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    identity: &str,
+    duration: Duration,
+) -> kube_lease_manager::Result<(watch::Receiver<bool>, Manager)> {
+    let grace = (duration.as_secs() * RENEW_BEFORE_END_PERCENT / 100).max(2);
+    let manager = LeaseManagerBuilder::new(client, name)
+        .with_namespace(namespace)
+        .with_identity(identity)
+        .with_duration(duration.as_secs())
+        .with_grace(grace)
+        .build()
+        .await?;
+    Ok(manager.watch().await)
 }
 
 #[cfg(test)]

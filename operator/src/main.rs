@@ -103,13 +103,12 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         .context("cannot use the Lease")?;
     readiness.set();
     tracing::info!(identity, lease_name, namespace = home, "waiting for the lease");
+    let leadership = Leadership::default();
     tokio::select! {
-        is_won = election.won() => anyhow::ensure!(is_won, "the election ended"),
+        until = election.won() => leadership.extend(until.context("cannot use the Lease")?),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
-    let leadership = Leadership::default();
-    leadership.extend(std::time::Instant::now() + Duration::from_secs(2));
     metrics.set_leader(true);
     tracing::info!(identity, "leading");
 
