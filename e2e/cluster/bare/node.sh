@@ -70,7 +70,8 @@ EOF
 
 # failCgroupV1: such machines exist (this setting ends with Kubernetes 1.38). protectKernelDefaults:
 # verify the settings that bare/holder.sh shows instead of writing them. nodeStatusUpdateFrequency:
-# see the controllers' grace period.
+# see the controllers' grace period. imageGCHighThresholdPercent: no image is removed on a full disk, for
+# nothing can be pulled again (100 turns it off).
 kubelet_configuration() { # NODE
   cat <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -89,6 +90,7 @@ resolvConf: /dev/null
 failSwapOn: false
 protectKernelDefaults: true
 evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}
+imageGCHighThresholdPercent: 100
 nodeStatusUpdateFrequency: 2s
 volumePluginDir: /var/lib/kubelet/volume-plugins
 oomScoreAdj: 0
