@@ -52,6 +52,9 @@ const MASKED: &[&str] = &[
     "pod-template-hash",
     "restartCount",
     "allocatedResources",
+    // A hash over UIDs among others, and a time.
+    "windlass.dev/intent",
+    "windlass.dev/rollout-started",
 ];
 
 /// A masked namespace: objects by kind and stable name.
@@ -153,7 +156,13 @@ fn mask(value: &mut Value, stable: &dyn Fn(&str) -> String) {
                 .collect::<Map<_, _>>();
             fields.values_mut().for_each(|value| mask(value, stable));
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, stable)),
+        Value::Array(items) => {
+            items.iter_mut().for_each(|item| mask(item, stable));
+            // Conditions: whoever wrote first stands first.
+            if items.iter().all(|item| item.get("type").is_some()) {
+                items.sort_by_key(|item| item["type"].to_string());
+            }
+        }
         Value::String(text) => *text = stable(text),
         _ => {}
     }

@@ -18,6 +18,7 @@ use tokio::process::Command;
 use crate::env::Env;
 use crate::evidence;
 use crate::inside::Inside;
+use crate::operator;
 
 /// Field manager of what tests write; never the operator's.
 pub const MANAGER: &str = "e2e";
@@ -53,6 +54,15 @@ impl Space {
             env,
             folder,
         })
+    }
+
+    /// Runs `body` in one more namespace, for tests that need many. `test` as for `new`.
+    pub async fn beside<T>(&self, test: &str, body: impl AsyncFnOnce(&Space) -> Result<T>) -> Result<T> {
+        let space = Self::new(self.env.clone(), test).await?;
+        let outcome = body(&space).await;
+        space.close(outcome.is_err()).await;
+        operator::revoke(&space).await?;
+        outcome.with_context(|| format!("in the namespace {}", space.namespace))
     }
 
     /// The API of a kind in this namespace.

@@ -20,6 +20,8 @@ pub enum WriteFault {
     CutAfter,
     /// The API server has applied the write; the answer never comes, until the operator gives up.
     SilentAfter,
+    /// The API server has applied the write; the answer waits until the proxy's `release_answers`.
+    HoldAfter,
 }
 
 /// Decides about one watch event: `true` drops it.

@@ -47,6 +47,8 @@ struct Shared {
     hold: watch::Sender<bool>,
     /// A new number ends every watch stream that runs.
     cut: watch::Sender<u64>,
+    /// While false, answers with the fault `HoldAfter` wait in the proxy.
+    release: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -65,6 +67,7 @@ impl Proxy {
             progress: watch::Sender::new(0),
             hold: watch::Sender::new(false),
             cut: watch::Sender::new(0),
+            release: watch::Sender::new(false),
         });
         let accept = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self {
@@ -102,6 +105,11 @@ impl Proxy {
             .wait_for(|seen| *seen >= number)
             .await?;
         Ok(())
+    }
+
+    /// Lets the answers go on that wait because of `HoldAfter`.
+    pub fn release_answers(&self) {
+        self.shared.release.send_replace(true);
     }
 
     /// From now on drops the watch events for which `filter` is true; `None` lets all pass again.
@@ -203,6 +211,10 @@ async fn relay_write(shared: Arc<Shared>, request: Request<Incoming>, method: &M
         }
         Some(WriteFault::CutAfter) => Err(anyhow!("cut after write {number}")),
         Some(WriteFault::SilentAfter) => pending().await,
+        Some(WriteFault::HoldAfter) => {
+            shared.release.subscribe().wait_for(|released| *released).await?;
+            Ok(Response::from_parts(parts, full(bytes)))
+        }
         _ => Ok(Response::from_parts(parts, full(bytes))),
     }
 }
