@@ -226,10 +226,7 @@ impl Undisturbed {
     }
 
     async fn prepare(&self, space: &Space) -> Result<Operator> {
-        let mut settings = Settings::new(space, self.hub.url())?;
-        // So many at once are slow, and leadership is not what is tested here.
-        settings.lease_seconds = 60;
-        Operator::prepare(space, settings).await
+        Operator::prepare(space, Settings::new(space, self.hub.url())?).await
     }
 
     async fn apply(&self, space: &Space) -> Result<()> {

@@ -12,19 +12,21 @@ use windlass_e2e::operator::{Operator, Settings};
 use windlass_e2e::until::until_is;
 use windlass_e2e::{Needs, Space, test};
 
-/// An unrenewed lease of 6 s has run out, and the next operator has taken it.
+/// The shortest that the operator takes.
+const SHORTEST_LEASE: u16 = 6;
+/// Such a lease has run out unrenewed, and the next operator has taken it.
 const TAKEN_OVER: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_leader_that_was_stopped_past_its_lease_writes_nothing_after_its_successor_began() {
     test("leader", Needs::Own, async |space| {
         let log = AuditLog::from_now(&space.env.audit_log)?;
-        let first = Operator::prepare(space, named(space, "first")?).await?;
+        let first = Operator::prepare(space, named(space, "first", SHORTEST_LEASE)?).await?;
         // Stopped with an answer under way: when it goes on, it is in the middle of a reconcile with writes to come.
         first.proxy.on_write(3, WriteFault::HoldAfter);
         first.launch()?;
         leads(&first).await?;
-        let second = Operator::start(space, named(space, "second")?).await?;
+        let second = Operator::start(space, named(space, "second", SHORTEST_LEASE)?).await?;
         second.await_log("waiting for the lease", TAKEN_OVER).await?;
         space.apply(&tiny("chat", json!({"suspend": true}))?).await?;
         first.proxy.await_writes(3).await?;
@@ -69,16 +71,9 @@ fn a_leader_that_was_stopped_past_its_lease_writes_nothing_after_its_successor_b
 #[test]
 fn a_leader_that_is_asked_to_end_hands_over_long_before_its_lease_would_run_out() {
     test("handover", Needs::Own, async |space| {
-        let long = |name| -> Result<Settings> {
-            let settings = named(space, name)?;
-            Ok(Settings {
-                lease_seconds: 60,
-                ..settings
-            })
-        };
-        let first = Operator::start(space, long("first")?).await?;
+        let first = Operator::start(space, named(space, "first", 60)?).await?;
         leads(&first).await?;
-        let second = Operator::start(space, long("second")?).await?;
+        let second = Operator::start(space, named(space, "second", 60)?).await?;
         second.await_log("waiting for the lease", TAKEN_OVER).await?;
         space.apply(&tiny("chat", json!({"suspend": true}))?).await?;
         suspended(space, "chat").await?;
@@ -103,10 +98,13 @@ fn a_leader_that_is_asked_to_end_hands_over_long_before_its_lease_would_run_out(
 }
 
 /// Settings of an operator with a name; nothing is fetched in these tests.
-fn named(space: &Space, name: &str) -> Result<Settings> {
-    let mut settings = Settings::new(space, "http://127.0.0.1:9")?;
-    settings.name = name.into();
-    Ok(settings)
+fn named(space: &Space, name: &str, lease_seconds: u16) -> Result<Settings> {
+    let settings = Settings::new(space, "http://127.0.0.1:9")?;
+    Ok(Settings {
+        name: name.into(),
+        lease_seconds,
+        ..settings
+    })
 }
 
 async fn leads(operator: &Operator) -> Result<()> {
