@@ -1,12 +1,14 @@
 //! Accepts connections, and ends them in order. A drain closes the listener at once, tells clients with
 //! every answer to use another connection, gives idle connections a moment to send what they already
-//! decided to send, then closes them; running answers end by themselves.
+//! decided to send, then closes them; running answers end by themselves, and are over when the client's
+//! side has them.
 use crate::app::App;
 use crate::http::router;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, Socket};
 use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,6 +36,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken, drain_timeout: Duration) -> usize {
     let connections = Connections {
         router: router(app.clone()),
+        app: app.clone(),
+        drain_timeout,
         places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         close: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -50,11 +54,13 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken
     }
     app.drain();
     connections.take_backlog(listener);
-    connections.drain(drain_timeout).await
+    connections.drain().await
 }
 
 struct Connections {
     router: Router,
+    app: Arc<App>,
+    drain_timeout: Duration,
     places: Arc<Semaphore>,
     close: CancellationToken,
     tasks: TaskTracker,
@@ -95,16 +101,24 @@ impl Connections {
 
     fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
         let (router, close) = (self.router.clone(), self.close.clone());
+        let (app, drain_timeout) = (self.app.clone(), self.drain_timeout);
         self.tasks.spawn(async move {
             let _place = place;
+            let socket = SockRef::from(&stream).try_clone();
             if let Err(error) = connection(stream, router, close).await {
                 // Clients go away and send nonsense: nothing that an operator of this server can act on.
                 tracing::debug!(%error, "a connection ended early");
             }
+            if app.is_draining()
+                && let Ok(socket) = socket
+            {
+                delivered(socket, drain_timeout).await;
+            }
         });
     }
 
-    async fn drain(&self, drain_timeout: Duration) -> usize {
+    async fn drain(&self) -> usize {
+        let drain_timeout = self.drain_timeout;
         let deadline = tokio::time::Instant::now() + drain_timeout;
         self.tasks.close();
         let lingered = timeout(LINGER.min(drain_timeout), self.tasks.wait()).await;
@@ -132,6 +146,21 @@ async fn connection(stream: TcpStream, router: Router, close: CancellationToken)
     }
     connection.as_mut().graceful_shutdown();
     connection.await
+}
+
+/// Closes a connection's last handle and returns once the client's side has confirmed all that was written: a pod's
+/// network goes with its process, and what the kernel still holds then would be lost without a word.
+async fn delivered(socket: Socket, within: Duration) {
+    // Less than a second would be none, and none throws away what is held.
+    let within = within.max(Duration::from_secs(1));
+    let closed = tokio::task::spawn_blocking(move || {
+        let lingers = socket.set_linger(Some(within));
+        drop(socket);
+        lingers
+    });
+    if let Ok(Err(error)) = closed.await {
+        tracing::debug!(%error, "the end of an answer may be lost");
+    }
 }
 
 /// Failures that concern one client only.

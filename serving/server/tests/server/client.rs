@@ -1,6 +1,7 @@
 //! A blocking HTTP/1.1 client, small enough to see what is on the wire: when a connection is reused,
 //! closed or broken off is what the tests are about.
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -36,7 +37,18 @@ impl Connection {
     }
 
     pub fn try_open(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        Self::over(TcpStream::connect(address)?)
+    }
+
+    /// One whose kernel takes next to nothing that is not read.
+    pub fn open_narrow(address: SocketAddr) -> std::io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_recv_buffer_size(4 << 10)?;
+        socket.connect(&address.into())?;
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self {
             stream: BufReader::new(stream),

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn start_stream(server: &Server, max_tokens: u32) -> Connection {
-    let mut stream = Connection::open(server.address);
+    stream_over(Connection::open(server.address), max_tokens)
+}
+
+fn stream_over(mut stream: Connection, max_tokens: u32) -> Connection {
     let request = json!({"prompt": "a", "max_tokens": max_tokens, "ignore_eos": true, "stream": true});
     stream.post("/v1/completions", &request.to_string());
     stream
@@ -64,6 +67,22 @@ fn a_drain_that_runs_out_of_time_says_what_it_cut() {
     let server = Server::start(&["--drain-timeout", "50ms"]);
     let mut stream = start_stream(&server, 2000);
     assert_eq!(stream.head().status, 200);
+    server.terminate();
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("1 connections were still open"), "{log}");
+}
+
+#[test]
+fn an_answer_that_the_client_has_not_taken_yet_is_still_open() {
+    // Above the 2 s after which idle connections are closed.
+    let server = Server::start(&["--drain-timeout", "3s"]);
+    // 50 KB: more than this client's kernel takes unread, and less than the server's holds.
+    let narrow = Connection::open_narrow(server.address).unwrap();
+    let _unread = stream_over(narrow, 300);
+    until("all of it is written", || {
+        server.metric("vllm:request_success_total") == 1.0
+    });
     server.terminate();
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(1));
