@@ -33,7 +33,7 @@ fmt: ## format the sources
 
 lint: ## formatting, clippy and shellcheck, warnings are errors
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- --deny warnings
+	cargo clippy --workspace --all-targets --test e2e --locked -- --deny warnings
 	shellcheck $(SCRIPTS)
 
 deny: $(DENY) ## licences, sources, and the arrows between our crates

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 use windlass_crds::ModelDeployment;
 use windlass_e2e::Space;
 use windlass_e2e::hub::{Hub, Manner};
@@ -37,4 +38,9 @@ pub async fn because(space: &Space, name: &str, kind: &str, status: &str, reason
     let what = format!("{kind}={status} because {reason}");
     let holds = |object: &ModelDeployment| is_because(object, kind, status, reason);
     until_is(&space.api::<ModelDeployment>(), name, &what, READY, holds).await
+}
+
+/// A completion of a few tokens.
+pub fn short_completion(model: &str) -> Value {
+    json!({"model": model, "prompt": "The sea is", "max_tokens": 4, "temperature": 0})
 }
