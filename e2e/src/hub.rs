@@ -158,8 +158,11 @@ async fn answer(shelf: Arc<Shelf>, request: Request<Incoming>) -> Result<Respons
     let rest = content.slice(usize::try_from(start)?.min(content.len())..);
     let body = match manner {
         Manner::Stalling => stalling(&shelf, name, rest),
-        // Of unknown length, or the answer would be refused on our side for its false header.
-        Manner::Boasting(_) => StreamBody::new(stream::once(async { Ok(Frame::data(rest)) })).boxed_unsync(),
+        // It never ends: a body shorter than its header says would close the connection before the header went out.
+        Manner::Boasting(_) => {
+            let parts = stream::once(async { rest }).chain(stream::pending());
+            StreamBody::new(parts.map(|part| Ok(Frame::data(part)))).boxed_unsync()
+        }
         _ => Full::new(rest).boxed_unsync(),
     };
     Ok(builder.body(body)?)
