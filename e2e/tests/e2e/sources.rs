@@ -188,7 +188,13 @@ async fn refused(space: &Space, kind: &str, reason: &str) -> Result<()> {
         .map(|condition| condition.message.clone())
         .unwrap_or_default();
     ensure!(message.len() > 30, "the message {message:?} names no next action");
-    space.capture(&format!("inprogress-{}", reason.to_lowercase()), &object)?;
+    // Another digest takes an edit; everything else may be cured at the source.
+    let state = if reason == "DigestMismatch" {
+        "failed"
+    } else {
+        "inprogress"
+    };
+    space.capture(&format!("{state}-{}", reason.to_lowercase()), &object)?;
     until_some(
         &format!("an event with reason {reason}"),
         Duration::from_secs(20),
