@@ -25,8 +25,7 @@ up: requirements ## a running cluster with a model in it that answers (first tim
 down: ## what `make up` started away again
 	$(CLUSTER_SCRIPT) down --name up
 
-test: requirements ## everything that CI checks, cluster tests included, with a summary
-	e2e/check
+test: requirements lint deny unit charts ## everything that CI checks; the cluster tests are `make e2e`
 
 fmt: ## format the sources
 	cargo fmt --all
