@@ -2,9 +2,13 @@
 #![allow(clippy::print_stdout, reason = "printing numbers is what it is for")]
 
 mod client;
+mod compare;
+mod engine;
 mod load;
+mod machine;
 mod prompt;
 mod random;
+mod roof;
 mod sample;
 mod scenario;
 mod sse;
@@ -26,6 +30,25 @@ struct Cli {
 enum Command {
     /// Sends the requests of a scenario to a server that runs, and says how it answered.
     Load(LoadArgs),
+    /// Measures servers and engines in turns and prints how the first compares with the others.
+    Compare(compare::CompareArgs),
+    /// Measures the engine without HTTP.
+    Engine {
+        #[command(flatten)]
+        args: engine::EngineArgs,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures what the machine can do at best: reading memory and multiplying.
+    Roof {
+        /// Threads of the second measurement. Default: all that this process may use.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        threads: Option<u16>,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +75,39 @@ struct LoadArgs {
 async fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Load(args) => load(&args).await,
+        Command::Compare(args) => compare::run(&args).await,
+        Command::Engine { args, json } => engine::run(&args, |rates| {
+            if json {
+                print_json(&rates);
+            } else {
+                let engine::Rates {
+                    pp,
+                    tg,
+                    pl,
+                    speed_pp,
+                    speed_tg,
+                } = rates;
+                println!(
+                    "{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s, {tg} each written at {speed_tg:7.1} tokens/s"
+                );
+            }
+        }),
+        Command::Roof { threads, json } => {
+            let threads = match threads {
+                Some(threads) => threads.into(),
+                None => std::thread::available_parallelism()?.get(),
+            };
+            roof::run(threads, |roof| {
+                if json {
+                    print_json(&roof);
+                } else {
+                    println!(
+                        "{:44} {:2} threads {:8.1} {}",
+                        roof.name, roof.threads, roof.giga_per_s, roof.unit
+                    );
+                }
+            })
+        }
     }
 }
 
@@ -64,6 +120,13 @@ async fn load(args: &LoadArgs) -> Result<()> {
     }
     ensure!(summary.failed == 0, "{} requests failed", summary.failed);
     Ok(())
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string(value) {
+        Ok(line) => println!("{line}"),
+        Err(error) => println!("{error}"),
+    }
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
