@@ -8,10 +8,10 @@ CLUSTER_SCRIPT := e2e/cluster/cluster
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 SCRIPTS := .ci/run $(CLUSTER_SCRIPT) e2e/cluster/bare/holder.sh e2e/check deploy/up deploy/install deploy/ask \
-  deploy/requirements charts/check charts/lifecycle
+  deploy/requirements charts/check charts/lifecycle bench/peers bench/run
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help up test down fmt lint deny unit charts e2e images models crds advisories requirements
+.PHONY: help up test down fmt lint deny unit charts e2e bench images models crds advisories requirements
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,6 +54,9 @@ charts: ## checks of the Helm charts, samples and GitOps examples; no cluster
 
 e2e: requirements ## cluster tests alone, in the cluster 'test'; KEEP=1 leaves it running
 	e2e/check cluster
+
+bench: ## speed of the server and its peers on this machine, in turns (long); BENCH_FLAGS, PEERS: see bench/run
+	bench/run
 
 images: ## OCI archives of all images, in target/images
 	cargo build --locked --bins --tests # the same features as `cargo test`: nothing compiles twice

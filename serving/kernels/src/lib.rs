@@ -20,6 +20,7 @@ mod matmul;
 mod matrix;
 mod ops;
 mod pool;
+pub mod roof;
 mod rope;
 mod tensor_type;
 

@@ -1,0 +1,135 @@
+//! Measures Windlass and its peers: see `bench --help`. Numbers go to stdout and, as JSON, to a file.
+#![allow(clippy::print_stdout, reason = "printing numbers is what it is for")]
+
+mod client;
+mod compare;
+mod engine;
+mod load;
+mod machine;
+mod prompt;
+mod random;
+mod roof;
+mod sample;
+mod scenario;
+mod sse;
+mod summary;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use std::path::{Path, PathBuf};
+
+/// Measures language model servers, the engine, and the machine.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sends the requests of a scenario to a server that runs, and says how it answered.
+    Load(LoadArgs),
+    /// Measures servers and engines in turns and prints how the first compares with the others.
+    Compare(compare::CompareArgs),
+    /// Measures the engine without HTTP.
+    Engine {
+        #[command(flatten)]
+        args: engine::EngineArgs,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures what the machine can do at best: reading memory and multiplying.
+    Roof {
+        /// Threads of the second measurement. Default: all that this process may use.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        threads: Option<u16>,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// Address of any server with OpenAI's API.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    url: String,
+    /// What to ask.
+    #[arg(long, value_name = "FILE")]
+    scenario: PathBuf,
+    /// `model` of the requests, for servers that want one.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Part of the seed: a server that keeps prompts in a cache has met none of another round.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    round: u64,
+    /// Writes the numbers as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+// One thread: the generator shall disturb the server that it measures as little as it can.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Load(args) => load(&args).await,
+        Command::Compare(args) => compare::run(&args).await,
+        Command::Engine { args, json } => engine::run(&args, |rates| {
+            if json {
+                print_json(&rates);
+            } else {
+                let engine::Rates {
+                    pp,
+                    tg,
+                    pl,
+                    speed_pp,
+                    speed_tg,
+                } = rates;
+                println!(
+                    "{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s, {tg} each written at {speed_tg:7.1} tokens/s"
+                );
+            }
+        }),
+        Command::Roof { threads, json } => {
+            let threads = match threads {
+                Some(threads) => threads.into(),
+                None => std::thread::available_parallelism()?.get(),
+            };
+            roof::run(threads, |roof| {
+                if json {
+                    print_json(&roof);
+                } else {
+                    println!(
+                        "{:44} {:2} threads {:8.1} {}",
+                        roof.name, roof.threads, roof.giga_per_s, roof.unit
+                    );
+                }
+            })
+        }
+    }
+}
+
+async fn load(args: &LoadArgs) -> Result<()> {
+    let scenario = scenario::Scenario::read(&args.scenario)?;
+    let summary = load::run(&args.url, &scenario, args.model.as_deref(), args.round).await?;
+    println!("{}\n{summary}", scenario.name);
+    if let Some(path) = &args.json {
+        write_json(path, &summary)?;
+    }
+    ensure!(summary.failed == 0, "{} requests failed", summary.failed);
+    Ok(())
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string(value) {
+        Ok(line) => println!("{line}"),
+        Err(error) => println!("{error}"),
+    }
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,107 @@
+//! The machine's roofs: what no kernel on it can exceed. Each rate is the best of many short measurements, because
+//! other work on the machine only ever makes them slower.
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+use windlass_kernels::roof::{Arithmetic, Pages, read};
+
+/// Far beyond any last-level cache of the machines that we measure.
+const BYTES: usize = 256 << 20;
+/// About 10 ms of the slowest loop.
+const ITERATIONS: u64 = 4_000_000;
+/// Time for each number.
+const TIME: Duration = Duration::from_millis(500);
+
+/// One roof.
+#[derive(Debug, Serialize)]
+pub struct Roof {
+    /// What was measured.
+    pub name: String,
+    /// 10^9 bytes, or multiply-adds, a second.
+    pub giga_per_s: f64,
+    /// `GB/s` or `GMAC/s`.
+    pub unit: &'static str,
+    /// Threads that did it at once.
+    pub threads: usize,
+}
+
+/// Measures all roofs, on one thread and on `threads`, and hands each to `print`.
+pub fn run(threads: usize, mut print: impl FnMut(Roof)) -> Result<()> {
+    let mut counts = vec![1, threads];
+    counts.dedup();
+    for huge in [false, true] {
+        let pages = Pages::new(BYTES, huge)?;
+        let found = huge_bytes()?;
+        let name = match (huge, found >= BYTES / 2) {
+            (false, false) => "read, pages of 4 KB".to_owned(),
+            (true, true) => "read, pages of 2 MB".to_owned(),
+            (asked, _) => format!(
+                "read (huge pages {}: the kernel gave {} MB of them)",
+                if asked { "wanted" } else { "unwanted" },
+                found >> 20
+            ),
+        };
+        for &threads in &counts {
+            let part = pages.bytes().len() / threads;
+            let seconds = fastest(threads, |index| {
+                std::hint::black_box(read(&pages.bytes()[index * part..][..part]));
+            });
+            print(Roof {
+                name: name.clone(),
+                giga_per_s: (part * threads) as f64 / seconds / 1e9,
+                unit: "GB/s",
+                threads,
+            });
+        }
+    }
+    for arithmetic in Arithmetic::ALL {
+        let macs = arithmetic.run(1).context("this processor has no AVX2")? * ITERATIONS;
+        for &threads in &counts {
+            let seconds = fastest(threads, |_| {
+                std::hint::black_box(arithmetic.run(ITERATIONS));
+            });
+            print(Roof {
+                name: arithmetic.name().to_owned(),
+                giga_per_s: (macs * threads as u64) as f64 / seconds / 1e9,
+                unit: "GMAC/s",
+                threads,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Seconds from a common start to the end of the slowest thread, in the best of many tries.
+fn fastest(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
+    let (barrier, begin, mut best) = (Barrier::new(threads), Instant::now(), Duration::MAX);
+    while begin.elapsed() < TIME {
+        let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads)
+                .map(|index| {
+                    let (barrier, work) = (&barrier, &work);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        let start = Instant::now();
+                        work(index);
+                        (start, Instant::now())
+                    })
+                })
+                .collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        let start = spans.iter().map(|span| span.0).min();
+        let end = spans.iter().map(|span| span.1).max();
+        best = best.min(start.zip(end).map_or(Duration::MAX, |(start, end)| end - start));
+    }
+    best.as_secs_f64()
+}
+
+/// Bytes of this process that lie on huge pages.
+fn huge_bytes() -> Result<usize> {
+    let text = crate::machine::field("/proc/self/smaps_rollup", "AnonHugePages");
+    let kilobytes = text
+        .strip_suffix(" kB")
+        .context("no AnonHugePages in /proc/self/smaps_rollup")?;
+    Ok(kilobytes.trim().parse::<usize>()? << 10)
+}
