@@ -11,7 +11,7 @@ SCRIPTS := .ci/run $(CLUSTER_SCRIPT) e2e/cluster/bare/holder.sh e2e/check deploy
   deploy/requirements charts/check charts/lifecycle bench/peers bench/run
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help up test check down fmt style lint deny unit charts e2e bench images models crds advisories requirements
+.PHONY: help up test down fmt style lint deny unit charts e2e bench images models crds advisories requirements
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,9 +25,7 @@ up: requirements ## a running cluster with a model in it that answers (first tim
 down: ## what `make up` started away again
 	$(CLUSTER_SCRIPT) down --name up
 
-test: style unit ## what CI checks today: format, lints, unit, golden and process tests
-
-check: requirements ## everything: also licences, shell scripts, charts, images and the cluster tests, with a summary
+test: requirements ## every check, the cluster tests included, with a summary
 	e2e/check
 
 fmt: ## format the sources

@@ -92,11 +92,13 @@ impl Election {
     /// gave it back earlier: then another manager takes its place.
     ///
     /// # Errors
-    /// When the lease cannot be asked for again.
-    pub async fn won(&mut self) -> kube_lease_manager::Result<Instant> {
+    /// When the lease cannot be asked for again, or the manager ended by itself: then nobody asks any more.
+    pub async fn won(&mut self) -> anyhow::Result<Instant> {
         loop {
             tokio::select! {
-                Ok(()) = self.changes.changed() => {}
+                changed = self.changes.changed() => if changed.is_err() {
+                    anyhow::bail!("the lease manager ended: {:?}", (&mut self.manager).await.map(|ended| ended.err()));
+                },
                 () = tokio::time::sleep(look_every(self.duration)) => {}
             }
             let is_leader = *self.changes.borrow_and_update();
@@ -196,6 +198,7 @@ async fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory_api::MemoryApi;
 
     #[test]
     fn leadership_begins_with_a_renewal_and_ends_by_itself() {
@@ -206,6 +209,22 @@ mod tests {
         let ended = Leadership::default();
         ended.extend(Instant::now());
         assert!(!ended.is_valid());
+    }
+
+    #[tokio::test]
+    async fn a_follower_whose_lease_manager_ended_says_so_instead_of_waiting_for_ever() {
+        let (_, changes) = watch::channel(false);
+        let mut election = Election {
+            client: MemoryApi::default().client(),
+            namespace: "windlass-system".to_owned(),
+            name: "windlass-operator".to_owned(),
+            identity: "follower".to_owned(),
+            duration: Duration::from_secs(300),
+            changes,
+            manager: tokio::spawn(async { panic!("a fault of the manager") }),
+        };
+        let error = election.won().await.unwrap_err().to_string();
+        assert!(error.contains("a fault of the manager"), "{error}");
     }
 
     #[test]

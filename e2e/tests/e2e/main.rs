@@ -1,5 +1,5 @@
 //! The cluster tests, one module an area, in one program: they share a cluster and take turns (`turnstile`).
-//! `make e2e` starts them with a cluster, images and a built operator at hand.
+//! `make test` and `make e2e` start them with a cluster, images and a built operator at hand.
 mod custom;
 mod deletion;
 mod faults;
