@@ -62,12 +62,12 @@ fn missing_and_wrong_credentials_are_told_apart_and_cured_by_the_secret() {
         let (hub, _operator) = hub_and_operator(space).await?;
         hub.put(TINY, windlass_e2e::tiny::gguf(1), Manner::Locked("right".into()));
         space.apply(&tiny("chat", json!({}))?).await?;
-        refused(space, "ModelVerified", "CredentialsRequired").await?;
+        refused(space, "ResolvedRefs", "CredentialsRequired").await?;
 
         space.apply(&token("wrong")?).await?;
         let named = json!({"spec": {"model": {"credentialsSecretRef": {"name": "hub"}}}});
         space.merge::<ModelDeployment>("chat", named).await?;
-        refused(space, "ModelVerified", "CredentialsRejected").await?;
+        refused(space, "ResolvedRefs", "CredentialsRejected").await?;
 
         // The pod is the kubelet's to start again; its next attempt reads the new value.
         space.apply(&token("right")?).await?;
