@@ -64,7 +64,7 @@ pub struct Args {
     pub memory_limit: Option<u64>,
 
     /// How long a drain waits for running and queued requests.
-    #[arg(long, env = "WINDLASS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "75s", value_parser = duration)]
+    #[arg(long, env = "WINDLASS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub drain_timeout: Duration,
 
     /// /health/live fails when there is work and no step ended for this long.
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn one_flag_is_enough() {
         let args = Args::try_parse_from(["windlass-server", "--model", "m.gguf"]).unwrap();
-        assert_eq!(args.drain_timeout, Duration::from_secs(75));
+        assert_eq!(args.drain_timeout, Duration::from_secs(60));
         assert_eq!(args.listen.to_string(), "127.0.0.1:8000");
     }
 

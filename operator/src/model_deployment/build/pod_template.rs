@@ -13,10 +13,11 @@ use crate::{
 
 /// User and group of our images.
 const UNPRIVILEGED: i64 = 65532;
-/// preStop (5 s), then what the server's drain waits for running streams (75 s, its default), then a margin.
+/// preStop (5 s), then what the server's drain waits for running streams (60 s, its default), then a margin.
 /// A namespace with pods is looked at 5 s after its deletion, 5 s later, and then only after half of their
-/// grace: with 90 s an idle model's namespace is gone after 10 + 46 s, and a minute is what people wait.
-const GRACE_SECONDS: i64 = 5 + 75 + 10;
+/// grace: with 75 s an idle model's namespace is gone after 10 + 38 s and a few for the way through all kinds,
+/// and a minute is what people wait.
+const GRACE_SECONDS: i64 = 5 + 60 + 10;
 /// Kubernetes' own default would leave a model without pods for 5 minutes after its node died.
 const LOST_NODE_SECONDS: i64 = 60;
 
