@@ -2,12 +2,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use windlass_kernels::{KvCache, KvError, OutOfMemory, Pool, Query};
+use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want, Workspace};
 
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
-use crate::model::decoder::{Buffers, Row, forward};
-use crate::model::{self, Shape, Weights};
+use crate::model::{self, Shape};
 use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
 use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
@@ -95,13 +94,14 @@ pub struct Engine {
     info: ModelInfo,
     tokenizer: Arc<Tokenizer>,
     template: Arc<ChatTemplate>,
-    weights: Weights,
+    weights: Decoder,
     threads: Pool,
     cache: KvCache,
-    buffers: Buffers,
+    workspace: Workspace,
+    batch: Batch,
     scheduler: Scheduler,
     plan: Vec<Work>,
-    outputs: Vec<usize>,
+    finished: Vec<usize>,
     candidates: Candidates,
     stats: Stats,
 }
@@ -129,10 +129,10 @@ impl Engine {
             })?;
         let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
         let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
-        let weights = Weights::load(&gguf, &file, family, shape)?;
+        let weights = model::load(&gguf, &file, family, shape)?;
         // Now that their size is known: if the estimate was low, less is left for the cache.
-        let sizes = if weights.bytes() > sizes.weights {
-            decide(&shape, weights.bytes(), options)?
+        let sizes = if weights.bytes() as u64 > sizes.weights {
+            decide(&shape, weights.bytes() as u64, options)?
         } else {
             sizes
         };
@@ -144,7 +144,7 @@ impl Engine {
             sizes.limits.block_tokens,
             sizes.blocks as usize,
         )?;
-        let buffers = Buffers::new(&weights, sizes.limits.batch_tokens, sizes.limits.sequences)?;
+        let workspace = Workspace::new(&weights, &threads, sizes.limits.batch_tokens, sizes.limits.sequences)?;
         Ok(Self {
             info: describe(&gguf, family.name, &shape, &sizes, threads.threads()),
             tokenizer,
@@ -152,10 +152,11 @@ impl Engine {
             weights,
             threads,
             cache,
-            buffers,
+            workspace,
+            batch: Batch::default(),
             scheduler: Scheduler::new(sizes.limits, sizes.blocks),
             plan: Vec::new(),
-            outputs: Vec::new(),
+            finished: Vec::new(),
             candidates: Candidates::default(),
             stats: Stats::default(),
         })
@@ -238,34 +239,21 @@ impl Engine {
 
     fn compute(&mut self, plan: &[Work], events: &mut Vec<Event>) {
         let running = self.scheduler.running();
-        let mut rows = Vec::with_capacity(plan.iter().map(|work| work.count).sum());
-        self.outputs.clear();
+        self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
-            for position in sequence.computed..sequence.computed + work.count {
-                rows.push(Row {
-                    token: sequence.tokens[position],
-                    at: Query {
-                        blocks: sequence.table.blocks(),
-                        position,
-                    },
-                });
-            }
-            if work.count == sequence.need() {
-                self.outputs.push(rows.len() - 1);
-            }
+            let want = match (work.count == sequence.need(), sequence.request.sampling.is_greedy()) {
+                (false, _) => Want::Nothing,
+                (true, true) => Want::Best,
+                (true, false) => Want::Logits,
+            };
+            let tokens = &sequence.tokens[sequence.computed..][..work.count];
+            self.batch.push(tokens, sequence.computed, sequence.table.blocks(), want);
         }
-        let logits = forward(
-            &self.weights,
-            &self.threads,
-            &mut self.cache,
-            &mut self.buffers,
-            &rows,
-            &self.outputs,
-        );
-        drop(rows);
-        let mut logits = logits.chunks_exact(self.info.vocab_size);
-        let mut finished = Vec::new();
+        self.weights
+            .forward(&self.threads, &mut self.cache, &mut self.workspace, &self.batch);
+        let mut outputs = 0..;
+        self.finished.clear();
         for work in plan {
             let sequence = self.scheduler.running_mut(work.index);
             let id = sequence.request.id;
@@ -280,13 +268,18 @@ impl Engine {
             if sequence.need() > 0 {
                 continue;
             }
-            let logits = logits.next().unwrap_or_default();
-            let token = pick(
-                logits,
-                &sequence.request.sampling,
-                sequence.tokens.len(),
-                &mut self.candidates,
-            );
+            let output = outputs.next().unwrap_or_default();
+            let best = self.workspace.best(output);
+            let token = match (best, self.workspace.logits(output)) {
+                (Some(best), Some(logits)) => Some(pick(
+                    logits,
+                    best,
+                    &sequence.request.sampling,
+                    sequence.tokens.len(),
+                    &mut self.candidates,
+                )),
+                (best, _) => best,
+            };
             let end = match token {
                 None => Some((FinishReason::NonFinite, false)),
                 Some(token) => {
@@ -303,10 +296,10 @@ impl Engine {
             if let Some((reason, ended)) = end {
                 let usage = sequence.usage(ended);
                 events.push(Event::Finished { id, reason, usage });
-                finished.push(work.index);
+                self.finished.push(work.index);
             }
         }
-        self.scheduler.remove(&finished);
+        self.scheduler.remove(&self.finished);
         self.stats.steps += 1;
     }
 }

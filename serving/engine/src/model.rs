@@ -1,13 +1,12 @@
-//! Model architectures. One file each says how its GGUF keys and tensors map onto the decoder that they
-//! share; `decoder.rs` computes.
-pub mod decoder;
+//! Model architectures. One file each says how its GGUF keys and tensors map onto the decoder of the kernels,
+//! which they share.
 pub mod llama;
 pub mod qwen2;
 mod shape;
 mod weights;
 
 pub use shape::Shape;
-pub use weights::{Projection, Weights, packed_bytes};
+pub use weights::{load, packed_bytes};
 
 use windlass_kernels::RopeStyle;
 

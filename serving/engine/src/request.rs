@@ -36,6 +36,13 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// Whether the most likely token is the one.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k == 1
+    }
+}
+
 /// What a step produced for one request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {

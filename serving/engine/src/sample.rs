@@ -1,23 +1,17 @@
 //! The next token from logits. Chance comes from (seed, position) alone, so equal requests get equal
 //! tokens whatever else runs.
-use windlass_kernels::argmax;
-
 use crate::request::Sampling;
 
 /// Working memory of [`pick`], kept between calls.
 #[derive(Debug, Default)]
 pub struct Candidates(Vec<(f32, u32)>);
 
-/// The token for `position`; `None` if the logits are not finite numbers.
-pub fn pick(logits: &[f32], sampling: &Sampling, position: usize, candidates: &mut Candidates) -> Option<u32> {
-    let best = argmax(logits);
-    let largest = logits[best];
-    if !largest.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
-        return None;
+/// The token for `position`, from logits that are all finite; `best` is the most likely token.
+pub fn pick(logits: &[f32], best: u32, sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
+    if sampling.is_greedy() {
+        return best;
     }
-    if sampling.temperature == 0.0 || sampling.top_k == 1 {
-        return u32::try_from(best).ok();
-    }
+    let largest = logits[best as usize];
     // Weights relative to the most likely token; what underflows has no chance anyway.
     let weight = |logit: f32| ((logit - largest) / sampling.temperature).exp();
     let list = &mut candidates.0;
@@ -42,10 +36,10 @@ pub fn pick(logits: &[f32], sampling: &Sampling, position: usize, candidates: &m
     for (weight, token) in list.iter() {
         point -= f64::from(*weight);
         if point < 0.0 {
-            return Some(*token);
+            return *token;
         }
     }
-    list.last().map(|(_, token)| *token)
+    list.last().map_or(best, |(_, token)| *token)
 }
 
 /// A number in [0, 1) from a counter (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -64,6 +58,7 @@ fn mix(z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use windlass_kernels::argmax;
 
     fn sampling(temperature: f32, top_p: f32, top_k: usize) -> Sampling {
         Sampling {
@@ -74,19 +69,20 @@ mod tests {
         }
     }
 
+    fn draw(logits: &[f32], sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
+        pick(logits, argmax(logits) as u32, sampling, position, candidates)
+    }
+
     fn share(logits: &[f32], sampling: &Sampling, token: u32) -> f64 {
         let mut candidates = Candidates::default();
-        let hits = (0..20_000).filter(|&at| pick(logits, sampling, at, &mut candidates) == Some(token));
+        let hits = (0..20_000).filter(|&at| draw(logits, sampling, at, &mut candidates) == token);
         hits.count() as f64 / 20_000.0
     }
 
     #[test]
-    fn greedy_takes_the_first_of_equals() {
+    fn greedy_takes_the_most_likely_token_as_it_is_given() {
         let mut candidates = Candidates::default();
-        assert_eq!(
-            pick(&[0.0, 2.0, 2.0], &sampling(0.0, 1.0, 0), 0, &mut candidates),
-            Some(1)
-        );
+        assert_eq!(pick(&[0.0, 2.0, 2.0], 1, &sampling(0.0, 1.0, 0), 0, &mut candidates), 1);
     }
 
     #[test]
@@ -113,17 +109,6 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_give_no_token() {
-        let mut candidates = Candidates::default();
-        for bad in [f32::NAN, f32::INFINITY] {
-            for temperature in [0.0, 1.0] {
-                let sampling = sampling(temperature, 1.0, 0);
-                assert_eq!(pick(&[0.0, bad, 1.0], &sampling, 0, &mut candidates), None);
-            }
-        }
-    }
-
-    #[test]
     fn the_same_seed_and_position_give_the_same_token_and_others_differ() {
         let logits = [0.0; 64];
         let mut candidates = Candidates::default();
@@ -132,7 +117,7 @@ mod tests {
                 seed,
                 ..sampling(1.0, 1.0, 0)
             };
-            pick(&logits, &sampling, position, &mut candidates)
+            pick(&logits, 0, &sampling, position, &mut candidates)
         };
         assert_eq!(draw(1, 5), draw(1, 5));
         let distinct: std::collections::BTreeSet<_> = (0..200).map(|at| draw(at / 100, (at % 100) as usize)).collect();

@@ -1,16 +1,17 @@
 //! Activations of up to a few hundred tokens, quantised for the integer kernels: blocks of 32 signed
 //! bytes with an f32 scale, and the sums of their halves, from which offsets and minima of the weights
-//! follow exactly. Rows are kept in fours, so that a kernel walks one pointer for four tokens.
+//! follow exactly. Rows are kept in fours, so that a kernel walks one pointer for four tokens. A block
+//! is quantised by itself, so that whoever computes 32 columns of a row can write them at once.
 
 use crate::buffer::{Buffer, OutOfMemory, Plain};
 use crate::isa::Isa;
 use crate::lanes::{LANES, lanes_fn};
-use crate::pool::Pool;
+use crate::pool::Shared;
 
 /// Rows that are stored together and that one pass of a kernel takes.
 pub(crate) const QUAD: usize = 4;
 /// Elements of a block.
-const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 /// The largest quant. -128 is never used: the bounds of the 16-bit sums need |quant| <= 127.
 const QMAX: f32 = 127.0;
 /// A block without any larger magnitude becomes zeros: it is far below what f16 weights can lift
@@ -23,7 +24,7 @@ const TINY: f32 = 1e-30;
 pub(crate) struct Quad {
     /// The quants, in -127..=127.
     pub(crate) quants: [[i8; BLOCK]; QUAD],
-    /// `value = scale * quant`; NaN in the first block of a row that is not finite.
+    /// `value = scale * quant`; NaN if a value of the block is not finite, which makes every product NaN.
     pub(crate) scale: [f32; QUAD],
     /// `scale * (sum of the quants)`.
     pub(crate) sum: [f32; QUAD],
@@ -34,146 +35,183 @@ pub(crate) struct Quad {
 // SAFETY: integers and floats only, without padding, for which zero is a value; aligned to 64.
 unsafe impl Plain for Quad {}
 
-/// A reusable buffer of `rows` x `cols` activations.
-pub struct Activations {
-    /// max_rows x max_cols: the rows as they were filled in, for weights of float types.
+/// A reusable buffer of activations with a fixed number of columns.
+pub(crate) struct Activations {
+    /// rows x cols as they were written, for weights of float types; empty if there are none.
     floats: Buffer<f32>,
     /// (rows / 4) x blocks.
     quads: Buffer<Quad>,
     max_rows: usize,
-    max_cols: usize,
-    rows: usize,
     cols: usize,
 }
 
 impl Activations {
-    /// Room for `max_rows` x `max_cols`.
+    /// Room for `max_rows` x `cols`; `floats` says whether a matrix of a float type will read them.
     ///
     /// # Errors
     /// If the memory is not to be had.
-    pub fn new(max_rows: usize, max_cols: usize) -> Result<Activations, OutOfMemory> {
+    pub(crate) fn new(max_rows: usize, cols: usize, floats: bool) -> Result<Activations, OutOfMemory> {
         let overflow = OutOfMemory { bytes: usize::MAX };
         let padded = max_rows.checked_next_multiple_of(QUAD).ok_or(overflow)?;
-        let floats = padded.checked_mul(max_cols).ok_or(overflow)?;
-        let quads = (padded / QUAD).checked_mul(max_cols.div_ceil(BLOCK)).ok_or(overflow)?;
+        let plain = if floats { padded.checked_mul(cols).ok_or(overflow)? } else { 0 };
+        let quads = (padded / QUAD).checked_mul(cols.div_ceil(BLOCK)).ok_or(overflow)?;
         Ok(Activations {
-            floats: Buffer::zeroed(floats)?,
+            floats: Buffer::zeroed(plain)?,
             quads: Buffer::zeroed(quads)?,
             max_rows,
-            max_cols,
-            rows: 0,
-            cols: 0,
+            cols,
         })
     }
 
-    /// Makes the buffer `rows` x `cols`; all values become zero.
-    ///
-    /// # Panics
-    /// If that is more than there is room for, or nothing.
-    pub fn set(&mut self, rows: usize, cols: usize) {
-        self.reshape(rows, cols);
-        let blocks = self.blocks();
-        self.floats[..rows * cols].fill(0.0);
-        let zero = Quad {
-            quants: [[0; BLOCK]; QUAD],
-            scale: [0.0; QUAD],
-            sum: [0.0; QUAD],
-            halves: [[0; 2]; QUAD],
-            unused: [0; QUAD],
-        };
-        self.quads[..rows.div_ceil(QUAD) * blocks].fill(zero);
+    /// Bytes of such a buffer.
+    pub(crate) fn bytes(max_rows: usize, cols: usize, floats: bool) -> u64 {
+        let quads = max_rows.div_ceil(QUAD) as u64 * cols.div_ceil(BLOCK) as u64;
+        let plain = if floats { max_rows as u64 * cols as u64 } else { 0 };
+        quads
+            .saturating_mul(size_of::<Quad>() as u64)
+            .saturating_add(plain.saturating_mul(4))
     }
 
-    /// Copies `values` to row `row` and quantises it.
+    /// The first `rows` rows, to be written by several threads.
     ///
     /// # Panics
-    /// If the row or the length is outside the shape.
-    pub fn set_row(&mut self, row: usize, values: &[f32]) {
+    /// If there is no room for so many.
+    pub(crate) fn target(&mut self, rows: usize) -> Target<'_> {
         assert!(
-            row < self.rows && values.len() == self.cols,
-            "activations: row outside the shape"
+            rows <= self.max_rows,
+            "activations: {rows} rows, room for {}",
+            self.max_rows
         );
-        let (cols, blocks) = (self.cols, self.blocks());
-        let floats = &mut self.floats[row * cols..][..cols];
-        floats.copy_from_slice(values);
-        quantize_row(
-            Isa::detect(),
-            floats,
-            &mut self.quads[row / QUAD * blocks..][..blocks],
-            row % QUAD,
-        );
+        Target {
+            floats: Shared::new(&mut self.floats),
+            quads: Shared::new(&mut self.quads),
+            rows,
+            cols: self.cols,
+        }
     }
+}
 
-    /// Makes the buffer `rows` x `cols` and fills it in parallel: `f` writes row `row` (which holds
-    /// old values) into the slice that it is given; then the row is quantised.
+/// Activations while they are written.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    floats: Shared<'a, f32>,
+    quads: Shared<'a, Quad>,
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Target<'a> {
+    /// Quantises `values` into row `row` from column `column` (a multiple of 32) on; they end at a multiple of 32 or
+    /// with the row.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of the row meanwhile.
     ///
     /// # Panics
-    /// If that is more than there is room for, or nothing; with a panic of `f`.
-    pub fn fill(&mut self, pool: &Pool, rows: usize, cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-        self.reshape(rows, cols);
-        let blocks = self.blocks();
-        let floats = &mut self.floats[..rows * cols];
-        let quads = &mut self.quads[..rows.div_ceil(QUAD) * blocks];
-        pool.for_each_chunk_pair((floats, QUAD * cols), (quads, blocks), |quad, floats, quads| {
-            for (lane, row) in floats.chunks_exact_mut(cols).enumerate() {
-                f(quad * QUAD + lane, row);
-                quantize_row(pool.isa(), row, quads, lane);
+    /// If the columns are outside the shape.
+    pub(crate) unsafe fn write(&self, isa: Isa, row: usize, column: usize, values: &[f32]) {
+        let end = column + values.len();
+        assert!(
+            row < self.rows && end <= self.cols && column.is_multiple_of(BLOCK),
+            "activations: outside the shape"
+        );
+        assert!(
+            end.is_multiple_of(BLOCK) || end == self.cols,
+            "activations: a part of a block"
+        );
+        let blocks = self.cols.div_ceil(BLOCK);
+        let first = row / QUAD * blocks + column / BLOCK;
+        let lane = Lane {
+            quads: self.quads,
+            first,
+            lane: row % QUAD,
+        };
+        let floats = if self.floats.is_empty() {
+            None
+        } else {
+            let at = row * self.cols + column;
+            // SAFETY: these are the columns that the caller has for itself.
+            Some(unsafe { self.floats.get_mut(at..at + values.len()) })
+        };
+        quantize(isa, values, lane, floats);
+    }
+
+    /// What has been written.
+    ///
+    /// # Safety
+    /// Nobody writes for as long as the result lives.
+    pub(crate) unsafe fn input(&self) -> Input<'a> {
+        // SAFETY: by the contract.
+        unsafe {
+            Input {
+                floats: self.floats.get(0..self.floats.len()),
+                quads: self.quads.get(0..self.quads.len()),
+                rows: self.rows,
+                cols: self.cols,
             }
-        });
+        }
     }
+}
 
-    /// Rows in use.
-    pub fn rows(&self) -> usize {
-        self.rows
+/// One of the four rows of some blocks, for its only writer.
+#[derive(Clone, Copy)]
+struct Lane<'a> {
+    quads: Shared<'a, Quad>,
+    first: usize,
+    lane: usize,
+}
+
+impl Lane<'_> {
+    #[inline(always)]
+    fn set(&self, block: usize, quants: &[i8; BLOCK], scale: f32) {
+        let half = |half: &[i8]| half.iter().map(|&q| i16::from(q)).sum::<i16>();
+        let halves = [half(&quants[..BLOCK / 2]), half(&quants[BLOCK / 2..])];
+        let quad = self.quads.at(self.first + block);
+        // SAFETY: `at` gives an element inside the slice. Only this lane of it is touched, by place, without a
+        // reference to the whole; `Target::write`, which alone makes a `Lane`, has these columns for itself.
+        unsafe {
+            (&raw mut (*quad).quants[self.lane]).write(*quants);
+            (&raw mut (*quad).scale[self.lane]).write(scale);
+            (&raw mut (*quad).sum[self.lane]).write(scale * f32::from(halves[0] + halves[1]));
+            (&raw mut (*quad).halves[self.lane]).write(halves);
+        }
     }
+}
 
-    /// Columns in use.
-    pub fn cols(&self) -> usize {
+/// Activations while they are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    floats: &'a [f32],
+    quads: &'a [Quad],
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Input<'a> {
+    /// Columns.
+    pub(crate) fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Row `row` as it was filled in; all NaN if it was not finite.
-    pub fn row(&self, row: usize) -> &[f32] {
+    /// Row `row` as it was written; blocks with a value that is not finite are all NaN.
+    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
         assert!(row < self.rows, "activations: row outside the shape");
         &self.floats[row * self.cols..][..self.cols]
     }
 
-    /// Whether all values of a row were finite. Products of another row are NaN, and only its own.
-    pub fn row_is_finite(&self, row: usize) -> bool {
-        assert!(row < self.rows, "activations: row outside the shape");
-        !self.quads[row / QUAD * self.blocks()].scale[row % QUAD].is_nan()
-    }
-
-    /// Blocks of a row; the last may be partly zeros beyond `cols`.
-    pub(crate) fn blocks(&self) -> usize {
-        self.cols.div_ceil(BLOCK)
-    }
-
-    /// The blocks of rows `4 * quad..4 * quad + 4`. Lanes at or beyond `rows()` hold old values.
-    pub(crate) fn quads(&self, quad: usize) -> &[Quad] {
-        &self.quads[quad * self.blocks()..][..self.blocks()]
-    }
-
-    fn reshape(&mut self, rows: usize, cols: usize) {
-        assert!(
-            0 < rows && rows <= self.max_rows,
-            "activations: {rows} rows, room for {}",
-            self.max_rows
-        );
-        assert!(
-            0 < cols && cols <= self.max_cols,
-            "activations: {cols} columns, room for {}",
-            self.max_cols
-        );
-        (self.rows, self.cols) = (rows, cols);
+    /// The blocks of rows `4 * quad..4 * quad + 4`; the last may be partly zeros beyond `cols`. Rows at or beyond
+    /// `rows()` hold old values.
+    pub(crate) fn quads(&self, quad: usize) -> &'a [Quad] {
+        let blocks = self.cols.div_ceil(BLOCK);
+        &self.quads[quad * blocks..][..blocks]
     }
 }
 
 lanes_fn! {
-    /// Quantises one row into lane `lane` of its blocks. A row that is not finite becomes NaN.
-    fn quantize_row(l, row: &mut [f32], quads: &mut [Quad], lane: usize) {
-        let mut finite = true;
-        for (values, quad) in row.chunks(BLOCK).zip(quads.iter_mut()) {
+    /// Quantises values into their blocks, and keeps them as floats where those are wanted.
+    fn quantize(l, values: &[f32], lane: Lane<'_>, floats: Option<&mut [f32]>) {
+        let mut floats = floats;
+        for (index, values) in values.chunks(BLOCK).enumerate() {
             let mut block = [0.0; BLOCK];
             block[..values.len()].copy_from_slice(values);
             let mut largest = l.splat(0.0);
@@ -184,23 +222,21 @@ lanes_fn! {
                 largest = l.max(l.abs(v), largest);
                 wrong = l.add(wrong, l.sub(v, v));
             }
-            finite &= l.sum(wrong) == 0.0;
+            let finite = l.sum(wrong) == 0.0;
             let largest = l.max_of(largest);
-            let quants = &mut quad.quants[lane];
-            if finite && largest >= TINY {
-                l.quantize(&block, QMAX / largest, quants);
-                quad.scale[lane] = largest / QMAX;
+            let mut quants = [0; BLOCK];
+            if !finite {
+                block.fill(f32::NAN);
+                lane.set(index, &quants, f32::NAN);
+            } else if largest >= TINY {
+                l.quantize(&block, QMAX / largest, &mut quants);
+                lane.set(index, &quants, largest / QMAX);
             } else {
-                *quants = [0; BLOCK];
-                quad.scale[lane] = 0.0;
+                lane.set(index, &quants, 0.0);
             }
-            let half = |half: &[i8]| half.iter().map(|&q| i16::from(q)).sum::<i16>();
-            quad.halves[lane] = [half(&quants[..BLOCK / 2]), half(&quants[BLOCK / 2..])];
-            quad.sum[lane] = quad.scale[lane] * f32::from(quad.halves[lane][0] + quad.halves[lane][1]);
-        }
-        if !finite {
-            row.fill(f32::NAN);
-            quads[0].scale[lane] = f32::NAN;
+            if let Some(floats) = &mut floats {
+                floats[index * BLOCK..][..values.len()].copy_from_slice(&block[..values.len()]);
+            }
         }
     }
 }
@@ -210,22 +246,30 @@ mod tests {
     use super::*;
     use crate::sample::{Random, bits};
 
-    fn filled(isa: Isa, threads: usize, rows: usize, cols: usize, data: &[f32]) -> Activations {
-        let pool = Pool::with_isa(threads, isa).unwrap();
-        let mut activations = Activations::new(rows + 1, cols).unwrap();
-        activations.fill(&pool, rows, cols, |row, out| {
-            out.copy_from_slice(&data[row * cols..][..cols])
-        });
+    fn filled(isa: Isa, rows: usize, cols: usize, data: &[f32]) -> Activations {
+        let mut activations = Activations::new(rows + 1, cols, true).unwrap();
+        let target = activations.target(rows);
+        for row in 0..rows {
+            // SAFETY: one thread.
+            unsafe { target.write(isa, row, 0, &data[row * cols..][..cols]) };
+        }
         activations
+    }
+
+    fn read(activations: &mut Activations, rows: usize) -> Input<'_> {
+        // SAFETY: one thread.
+        unsafe { activations.target(rows).input() }
     }
 
     #[test]
     fn quantised_values_are_within_half_a_step_and_their_sums_are_exact() {
         for isa in [Isa::detect(), Isa::scalar()] {
             let data = Random::new(3).floats(9 * 100);
-            let activations = filled(isa, 2, 9, 100, &data);
+            let mut activations = filled(isa, 9, 100, &data);
+            let input = read(&mut activations, 9);
             for row in 0..9 {
-                for (block, quad) in activations.quads(row / QUAD).iter().enumerate() {
+                assert_eq!(input.row(row), &data[row * 100..][..100]);
+                for (block, quad) in input.quads(row / QUAD).iter().enumerate() {
                     let (quants, scale) = (&quad.quants[row % QUAD], quad.scale[row % QUAD]);
                     for (i, &q) in quants.iter().enumerate() {
                         let value = if block * BLOCK + i < 100 {
@@ -257,10 +301,11 @@ mod tests {
         data[64..96].fill(1e-31);
         data[96..128].fill(f32::MIN_POSITIVE / 4.0);
         data[128..160].fill(-2e-30);
-        let (a, b) = (
-            filled(Isa::detect(), 2, 33, 576, &data),
-            filled(Isa::scalar(), 1, 33, 576, &data),
+        let (mut a, mut b) = (
+            filled(Isa::detect(), 33, 576, &data),
+            filled(Isa::scalar(), 33, 576, &data),
         );
+        let (a, b) = (read(&mut a, 33), read(&mut b, 33));
         for row in 0..33 {
             let lane = row % QUAD;
             for (a, b) in a.quads(row / QUAD).iter().zip(b.quads(row / QUAD)) {
@@ -275,47 +320,50 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_not_finite_is_reported_and_alone() {
+    fn a_block_that_is_not_finite_is_marked_and_alone() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut data = Random::new(5).floats(6 * 64);
-            let clean = filled(Isa::detect(), 1, 6, 64, &data);
             data[2 * 64 + 40] = bad;
-            let dirty = filled(Isa::detect(), 1, 6, 64, &data);
+            let mut activations = filled(Isa::detect(), 6, 64, &data);
+            let input = read(&mut activations, 6);
             for row in 0..6 {
-                assert_eq!(dirty.row_is_finite(row), row != 2);
-                if row != 2 {
-                    assert_eq!(bits(dirty.row(row)), bits(clean.row(row)));
-                    assert_eq!(
-                        dirty.quads(row / QUAD)[1].quants[row % QUAD],
-                        clean.quads(row / QUAD)[1].quants[row % QUAD]
-                    );
+                for block in 0..2 {
+                    let quad = &input.quads(row / QUAD)[block];
+                    let is_marked = (row, block) == (2, 1);
+                    assert_eq!(quad.scale[row % QUAD].is_nan(), is_marked);
+                    assert_eq!(quad.sum[row % QUAD].is_nan(), is_marked);
+                    let floats = &input.row(row)[block * BLOCK..][..BLOCK];
+                    assert!(floats.iter().all(|x| x.is_nan() == is_marked));
                 }
             }
-            assert!(dirty.row(2).iter().all(|x| x.is_nan()));
         }
     }
 
     #[test]
-    fn rows_set_one_by_one_equal_rows_filled_together() {
-        let data = Random::new(6).floats(5 * 96);
-        let together = filled(Isa::detect(), 2, 5, 96, &data);
-        let mut single = Activations::new(5, 96).unwrap();
-        single.set(5, 96);
+    fn columns_written_one_block_at_a_time_equal_rows_written_whole() {
+        let data = Random::new(6).floats(5 * 80);
+        let mut whole = filled(Isa::detect(), 5, 80, &data);
+        let mut parts = Activations::new(5, 80, true).unwrap();
+        let target = parts.target(5);
         for row in 0..5 {
-            single.set_row(row, &data[row * 96..][..96]);
+            for (block, values) in data[row * 80..][..80].chunks(BLOCK).enumerate() {
+                // SAFETY: one thread.
+                unsafe { target.write(Isa::detect(), row, block * BLOCK, values) };
+            }
         }
+        let (whole, parts) = (read(&mut whole, 5), read(&mut parts, 5));
         for row in 0..5 {
-            assert_eq!(single.row(row), together.row(row));
-            assert_eq!(
-                single.quads(row / QUAD)[2].quants[row % QUAD],
-                together.quads(row / QUAD)[2].quants[row % QUAD]
-            );
+            assert_eq!(whole.row(row), parts.row(row));
+            for (a, b) in whole.quads(row / QUAD).iter().zip(parts.quads(row / QUAD)) {
+                assert_eq!(a.quants[row % QUAD], b.quants[row % QUAD]);
+                assert_eq!(a.sum[row % QUAD], b.sum[row % QUAD]);
+            }
         }
     }
 
     #[test]
     fn huge_sizes_are_errors() {
-        assert!(Activations::new(usize::MAX, 8).is_err());
-        assert!(Activations::new(1 << 40, 1 << 20).is_err());
+        assert!(Activations::new(usize::MAX, 8, true).is_err());
+        assert!(Activations::new(1 << 40, 1 << 20, false).is_err());
     }
 }

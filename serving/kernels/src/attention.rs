@@ -9,9 +9,9 @@
 #[cfg(test)]
 mod tests;
 
-use crate::kv::{EIGHT, KvCache};
+use crate::isa::Isa;
+use crate::kv::{EIGHT, SharedKv};
 use crate::lanes::{LANES, Lanes, lanes_fn};
-use crate::pool::{OutRows, Pool};
 
 /// Positions of a split: scores of 256 tokens and their values stay in the first-level cache.
 const SPLIT: usize = 256;
@@ -20,101 +20,25 @@ const VECTORS: usize = 16;
 /// Query vectors that one pass over keys or values serves: 8 accumulators.
 const PASS: usize = 4;
 
-/// One row of queries: where its sequence lies and which position it has.
+/// Rows of one sequence with rising positions that are computed together.
 #[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    /// The blocks of the sequence, in order; they hold at least `position + 1` tokens.
-    pub blocks: &'a [u32],
-    /// The row attends to positions `0..=position`.
-    pub position: usize,
+pub(crate) struct Rows<'a> {
+    /// The blocks of the sequence, in order; they hold at least `position + count` tokens.
+    pub(crate) blocks: &'a [u32],
+    /// Position of the first row; row `i` attends to positions `0..=position + i`.
+    pub(crate) position: usize,
+    /// Rows, at least one.
+    pub(crate) count: usize,
 }
 
-impl Pool {
-    /// Attention of `queries.len()` rows in one layer. `q` and `out` are rows x heads x head_dim; scores
-    /// are `scale * (q · k)`. The cache holds the keys and values of the rows already. Neighbouring rows
-    /// of one sequence (the same `blocks` slice, rising positions) are computed together.
-    ///
-    /// # Panics
-    /// If the heads are no multiple of the cache's, or a length, block or position does not fit.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one call is one layer's attention; a struct would only rename this"
-    )]
-    pub fn attention(
-        &self,
-        cache: &KvCache,
-        layer: usize,
-        heads: usize,
-        scale: f32,
-        queries: &[Query<'_>],
-        q: &[f32],
-        out: &mut [f32],
-    ) {
-        let width = heads * cache.head_dim();
-        assert!(
-            heads > 0 && heads.is_multiple_of(cache.kv_heads()),
-            "attention: {heads} heads over {}",
-            cache.kv_heads()
-        );
-        assert!(
-            q.len() == queries.len() * width && out.len() == q.len(),
-            "attention: length of queries or output"
-        );
-        for query in queries {
-            let tokens = query.blocks.len() * cache.block_tokens();
-            assert!(
-                query.position < tokens,
-                "attention: position {} in blocks of {tokens}",
-                query.position
-            );
-        }
-        let ratio = heads / cache.kv_heads();
-        let groups = group_rows(queries, (VECTORS / ratio).max(1));
-        let out = OutRows::new(out, width);
-        let span = ratio * cache.head_dim();
-        self.for_each_index_with(groups.len() * cache.kv_heads(), Scratch::default, |scratch, item| {
-            let (rows, head) = (groups[item / cache.kv_heads()].clone(), item % cache.kv_heads());
-            let first = rows.start;
-            scratch.begin(&queries[rows], cache.head_dim(), ratio, |row| {
-                (&q[(first + row) * width + head * span..][..span], scale)
-            });
-            attend(
-                self.isa(),
-                cache,
-                layer,
-                head,
-                &queries[first..first + scratch.rows],
-                scratch,
-            );
-            for (row, result) in scratch.result.chunks_exact(span).enumerate() {
-                // SAFETY: each (row, head) belongs to one item, and items are handed out once.
-                unsafe { out.write(first + row, head * span, result) };
-            }
-        });
-    }
-}
-
-/// Runs of rows of one sequence whose positions follow each other, at most `limit` long.
-fn group_rows(queries: &[Query<'_>], limit: usize) -> Vec<std::ops::Range<usize>> {
-    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
-    for (row, query) in queries.iter().enumerate() {
-        match groups.last_mut() {
-            Some(group)
-                if group.len() < limit
-                    && std::ptr::eq(queries[row - 1].blocks, query.blocks)
-                    && queries[row - 1].position + 1 == query.position =>
-            {
-                group.end = row + 1;
-            }
-            _ => groups.push(row..row + 1),
-        }
-    }
-    groups
+/// Rows with `ratio` query heads a KV head that are computed together at most.
+pub(crate) fn rows_together(ratio: usize) -> usize {
+    (VECTORS / ratio).max(1)
 }
 
 /// What one thread needs for one item; vectors are rows x heads of one KV head.
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     rows: usize,
     ratio: usize,
     dim: usize,
@@ -132,32 +56,90 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn begin<'a>(&mut self, rows: &[Query<'_>], dim: usize, ratio: usize, query: impl Fn(usize) -> (&'a [f32], f32)) {
-        (self.rows, self.ratio, self.dim) = (rows.len(), ratio, dim);
-        let vectors = rows.len() * ratio;
-        self.queries.clear();
-        for row in 0..rows.len() {
-            let (q, scale) = query(row);
-            self.queries.extend(q.iter().map(|x| x * scale));
-        }
+    /// Room for `rows` rows x `ratio` heads of `dim` elements; gives the queries, rows x heads x dim, to be filled
+    /// in, already scaled.
+    pub(crate) fn begin(&mut self, rows: usize, ratio: usize, dim: usize) -> &mut [f32] {
+        (self.rows, self.ratio, self.dim) = (rows, ratio, dim);
+        let vectors = rows * ratio;
+        self.queries.resize(vectors * dim, 0.0);
         self.scores.resize(vectors * SPLIT, 0.0);
         self.split.resize(vectors * dim, 0.0);
         self.max.resize(vectors, 0.0);
         self.sum.resize(vectors, 0.0);
         self.result.resize(vectors * dim, 0.0);
+        &mut self.queries
+    }
+
+    /// Row `row` of the outputs: heads x dim.
+    pub(crate) fn result(&self, row: usize) -> &[f32] {
+        let span = self.ratio * self.dim;
+        &self.result[row * span..][..span]
+    }
+}
+
+/// Attention of `rows`, whose queries are in `scratch` since `begin`, over one KV head; leaves the outputs there.
+///
+/// # Safety
+/// Nobody writes to this head in the blocks of the sequence meanwhile.
+///
+/// # Panics
+/// If the blocks do not hold the rows' positions, or `begin` was called for another number of rows.
+pub(crate) unsafe fn attend(
+    isa: Isa,
+    cache: SharedKv<'_>,
+    layer: usize,
+    head: usize,
+    rows: Rows<'_>,
+    scratch: &mut Scratch,
+) {
+    let tokens = rows.blocks.len() * cache.block_tokens();
+    assert!(
+        rows.position + rows.count <= tokens && rows.count > 0,
+        "attention: position {} + {} in blocks of {tokens}",
+        rows.position,
+        rows.count
+    );
+    assert!(
+        scratch.rows == rows.count && scratch.dim == cache.head_dim(),
+        "attention: queries of other rows"
+    );
+    let keys = Keys { cache, layer, head, blocks: rows.blocks };
+    attend_on(isa, &keys, rows.position, scratch);
+}
+
+/// The keys and values that one item reads. Only `attend` makes one: its contract holds for as long as this lives.
+struct Keys<'a> {
+    cache: SharedKv<'a>,
+    layer: usize,
+    head: usize,
+    blocks: &'a [u32],
+}
+
+impl Keys<'_> {
+    #[inline(always)]
+    fn keys(&self, position: usize) -> &[[u16; EIGHT]] {
+        let tokens = self.cache.block_tokens();
+        // SAFETY: the contract of `attend`.
+        unsafe { self.cache.key_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens) }
+    }
+
+    #[inline(always)]
+    fn values(&self, position: usize) -> &[u16] {
+        let tokens = self.cache.block_tokens();
+        // SAFETY: the contract of `attend`.
+        unsafe { self.cache.value_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens) }
     }
 }
 
 lanes_fn! {
-    /// Attention of all vectors of `scratch` over one KV head; leaves the outputs in `scratch.result`.
-    fn attend(l, cache: &KvCache, layer: usize, head: usize, rows: &[Query<'_>], scratch: &mut Scratch) {
-        let Some(last) = rows.last() else { return };
+    /// Attention of all vectors of `scratch`, the first row at `position`.
+    fn attend_on(l, keys: &Keys<'_>, position: usize, scratch: &mut Scratch) {
         let vectors = scratch.rows * scratch.ratio;
-        for first in (0..=last.position).step_by(SPLIT) {
+        for first in (0..position + scratch.rows).step_by(SPLIT) {
             // Tokens of this split that a vector sees; rows rise in position, so the counts do too.
             let ratio = scratch.ratio;
-            let seen = |vector: usize| (rows[vector / ratio].position + 1).saturating_sub(first).min(SPLIT);
-            score(l, cache, layer, head, last.blocks, first, seen(vectors - 1), scratch);
+            let seen = |vector: usize| (position + vector / ratio + 1).saturating_sub(first).min(SPLIT);
+            score(l, keys, first, seen(vectors - 1), scratch);
             scratch.split.fill(0.0);
             let mut sums = [0.0; VECTORS];
             let mut maxima = [0.0; VECTORS];
@@ -168,7 +150,7 @@ lanes_fn! {
                     let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
                     (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen(vector));
                 }
-                weigh(l, cache, layer, head, last.blocks, first, part.clone(), &seen, scratch);
+                weigh(l, keys, first, part.clone(), &seen, scratch);
                 for vector in part {
                     if seen(vector) > 0 {
                         merge(l, scratch, vector, first == 0, maxima[vector - from], sums[vector - from]);
@@ -188,34 +170,17 @@ lanes_fn! {
 
 /// Scores of all vectors against tokens `first..first + count`, rounded up to eights.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn score<L: Lanes>(
-    l: L,
-    cache: &KvCache,
-    layer: usize,
-    head: usize,
-    blocks: &[u32],
-    first: usize,
-    count: usize,
-    scratch: &mut Scratch,
-) {
+fn score<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, count: usize, scratch: &mut Scratch) {
     let vectors = scratch.rows * scratch.ratio;
     for token in (0..count).step_by(EIGHT) {
         let position = first + token;
-        let block = blocks[position / cache.block_tokens()];
-        let keys = cache.key_eight(layer, block, head, position % cache.block_tokens());
         // Blocks lie anywhere, so the processor cannot guess the next one: the values are asked for while the keys
         // are scored, and the keys two eights ahead.
-        l.prefetch(cache.value_eight(layer, block, head, position % cache.block_tokens()));
-        let ahead = position + 2 * EIGHT;
+        l.prefetch(keys.values(position));
         if token + 2 * EIGHT < count {
-            let block = blocks[ahead / cache.block_tokens()];
-            l.prefetch(
-                cache
-                    .key_eight(layer, block, head, ahead % cache.block_tokens())
-                    .as_flattened(),
-            );
+            l.prefetch(keys.keys(position + 2 * EIGHT).as_flattened());
         }
+        let keys = keys.keys(position);
         let mut vector = 0;
         while vector + PASS <= vectors {
             score_pass::<L, PASS>(l, keys, vector, token, scratch);
@@ -286,13 +251,9 @@ fn exponentials<L: Lanes>(l: L, scores: &mut [f32], count: usize) -> (f32, f32) 
 
 /// Adds the values of the split, weighted, for the vectors of `part`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
 fn weigh<L: Lanes>(
     l: L,
-    cache: &KvCache,
-    layer: usize,
-    head: usize,
-    blocks: &[u32],
+    keys: &Keys<'_>,
     first: usize,
     part: std::ops::Range<usize>,
     seen: &impl Fn(usize) -> usize,
@@ -302,9 +263,7 @@ fn weigh<L: Lanes>(
     let dim = *dim;
     let most = part.clone().next_back().map_or(0, seen);
     for token in (0..most).step_by(EIGHT) {
-        let position = first + token;
-        let block = blocks[position / cache.block_tokens()];
-        let values = cache.value_eight(layer, block, head, position % cache.block_tokens());
+        let values = keys.values(first + token);
         let mut vector = part.start;
         while vector < part.end {
             // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.

@@ -6,6 +6,7 @@
 //! token after token.
 
 use crate::buffer::{Buffer, OutOfMemory};
+use crate::pool::Shared;
 use half::f16;
 
 /// Tokens whose keys lie side by side; a block holds a multiple of it.
@@ -92,32 +93,32 @@ impl KvCache {
     }
 
     /// Writes the keys and values (each kv_heads x head_dim) of one token to slot `slot` of block `block`.
-    /// Values beyond the range of f16 become infinite and make what attends to them not finite; nothing
-    /// that a later owner of the block attends to is affected.
     ///
     /// # Panics
     /// If an index or a length is outside the cache.
     pub fn write(&mut self, layer: usize, block: u32, slot: usize, keys: &[f32], values: &[f32]) {
         let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
         assert!(
-            slot < self.block_tokens,
-            "kv: slot {slot} of a block of {} tokens",
-            self.block_tokens
-        );
-        assert!(
             keys.len() == width && values.len() == width,
             "kv: a token has {width} keys and values"
         );
+        let shared = self.shared();
         for (head, (keys, values)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {
-            let start = self.start(layer, block, head);
-            let eight = &mut self.keys[start + slot / EIGHT * EIGHT * dim..][..EIGHT * dim];
-            for (column, key) in eight.as_chunks_mut::<EIGHT>().0.iter_mut().zip(keys) {
-                column[slot % EIGHT] = f16::from_f32(*key).to_bits();
-            }
-            let row = &mut self.values[start + slot * dim..][..dim];
-            for (stored, value) in row.iter_mut().zip(values) {
-                *stored = f16::from_f32(*value).to_bits();
-            }
+            // SAFETY: the cache is borrowed alone.
+            unsafe { shared.write(layer, block, head, slot, keys, values) };
+        }
+    }
+
+    /// The cache for several threads at once.
+    pub(crate) fn shared(&mut self) -> SharedKv<'_> {
+        SharedKv {
+            keys: Shared::new(&mut self.keys),
+            values: Shared::new(&mut self.values),
+            layers: self.layers,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            block_tokens: self.block_tokens,
+            blocks: self.blocks,
         }
     }
 
@@ -145,17 +146,94 @@ impl KvCache {
     pub fn head_dim(&self) -> usize {
         self.head_dim
     }
+}
+
+/// The cache while several threads use it, each its own (block, head) or nobody writing.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedKv<'a> {
+    keys: Shared<'a, u16>,
+    values: Shared<'a, u16>,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    block_tokens: usize,
+    blocks: usize,
+}
+
+impl<'a> SharedKv<'a> {
+    /// Tokens of a block.
+    pub(crate) fn block_tokens(&self) -> usize {
+        self.block_tokens
+    }
+
+    /// KV heads of a layer.
+    pub(crate) fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
+    /// Elements of a head.
+    pub(crate) fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Writes one head's key and value (head_dim each) of one token. Values beyond the range of f16 become infinite
+    /// and make what attends to them not finite; nothing that a later owner of the block attends to is affected.
+    ///
+    /// # Safety
+    /// Nobody else uses this slot of the head in this block meanwhile.
+    ///
+    /// # Panics
+    /// If an index or a length is outside the cache.
+    pub(crate) unsafe fn write(
+        &self,
+        layer: usize,
+        block: u32,
+        head: usize,
+        slot: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let dim = self.head_dim;
+        assert!(
+            slot < self.block_tokens,
+            "kv: slot {slot} of a block of {} tokens",
+            self.block_tokens
+        );
+        assert!(
+            head < self.kv_heads && keys.len() == dim && values.len() == dim,
+            "kv: a head has {dim} elements"
+        );
+        let start = self.start(layer, block, head);
+        let column = start + slot / EIGHT * EIGHT * dim + slot % EIGHT;
+        for (i, key) in keys.iter().enumerate() {
+            // SAFETY: `at` gives an element inside the cache, which belongs to the slot.
+            unsafe { self.keys.at(column + i * EIGHT).write(f16::from_f32(*key).to_bits()) };
+        }
+        // SAFETY: the elements of the slot.
+        let row = unsafe { self.values.get_mut(start + slot * dim..start + (slot + 1) * dim) };
+        for (stored, value) in row.iter_mut().zip(values) {
+            *stored = f16::from_f32(*value).to_bits();
+        }
+    }
 
     /// The keys of the eight tokens from slot `slot` (a multiple of 8): head_dim x 8.
-    pub(crate) fn key_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &[[u16; EIGHT]] {
+    ///
+    /// # Safety
+    /// Nobody writes to this head in this block for as long as the result lives.
+    pub(crate) unsafe fn key_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &'a [[u16; EIGHT]] {
         let start = self.start(layer, block, head) + slot * self.head_dim;
-        self.keys[start..][..EIGHT * self.head_dim].as_chunks().0
+        // SAFETY: by the contract.
+        unsafe { self.keys.get(start..start + EIGHT * self.head_dim) }.as_chunks().0
     }
 
     /// The values of the eight tokens from slot `slot` (a multiple of 8): 8 x head_dim.
-    pub(crate) fn value_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &[u16] {
+    ///
+    /// # Safety
+    /// As for `key_eight`.
+    pub(crate) unsafe fn value_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &'a [u16] {
         let start = self.start(layer, block, head) + slot * self.head_dim;
-        &self.values[start..][..EIGHT * self.head_dim]
+        // SAFETY: by the contract.
+        unsafe { self.values.get(start..start + EIGHT * self.head_dim) }
     }
 
     fn start(&self, layer: usize, block: u32, head: usize) -> usize {
@@ -175,10 +253,14 @@ mod tests {
         let keys: Vec<f32> = (1..=16).map(|i| i as f32).collect();
         let values: Vec<f32> = keys.iter().map(|k| -k).collect();
         cache.write(1, 2, 13, &keys, &values);
+        let shared = cache.shared();
         for head in 0..2 {
+            // SAFETY: nobody writes.
+            let (key_eight, value_eight) =
+                unsafe { (shared.key_eight(1, 2, head, 8), shared.value_eight(1, 2, head, 8)) };
             for dim in 0..8 {
-                let key = f16::from_bits(cache.key_eight(1, 2, head, 8)[dim][5]).to_f32();
-                let value = f16::from_bits(cache.value_eight(1, 2, head, 8)[5 * 8 + dim]).to_f32();
+                let key = f16::from_bits(key_eight[dim][5]).to_f32();
+                let value = f16::from_bits(value_eight[5 * 8 + dim]).to_f32();
                 assert_eq!((key, value), (keys[head * 8 + dim], values[head * 8 + dim]));
             }
         }

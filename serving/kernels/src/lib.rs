@@ -9,8 +9,10 @@
 
 mod activations;
 mod attention;
+mod batch;
 mod blocks;
 mod buffer;
+mod decoder;
 mod dequantize;
 mod isa;
 mod kv;
@@ -27,14 +29,14 @@ mod tensor_type;
 #[cfg(test)]
 mod sample;
 
-pub use activations::Activations;
-pub use attention::Query;
+pub use batch::{Batch, Want};
 pub use buffer::OutOfMemory;
+pub use decoder::{Decoder, Layer, Projection, Workspace, WorkspaceSizes};
 pub use dequantize::{DequantizeError, dequantize};
 pub use isa::{Isa, cpu};
 pub use kv::{KvCache, KvError};
 pub use matrix::{Matrix, PackError};
-pub use ops::{add, argmax, logsumexp, rmsnorm, silu_mul, softmax};
+pub use ops::{argmax, logsumexp, softmax};
 pub use pool::Pool;
 pub use rope::{Rope, RopeError, RopeStyle};
 pub use tensor_type::TensorType;

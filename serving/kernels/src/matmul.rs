@@ -8,14 +8,14 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-use crate::activations::{Activations, QUAD};
-use crate::isa::Kind;
+use crate::activations::{Input, QUAD};
+use crate::isa::{Isa, Kind};
 use crate::layout::GROUP;
 use crate::matrix::Matrix;
-use crate::pool::{OutRows, Pool};
+use std::ops::Range;
 
 /// Tokens that go over the weights together: their activations stay in the second-level cache.
-const CHUNK: usize = 128;
+pub(crate) const CHUNK: usize = 128;
 
 /// Multiply-adds that a thread takes at once: a few hundred nanoseconds.
 const PIECE: usize = 32 * 1024;
@@ -23,70 +23,100 @@ const PIECE: usize = 32 * 1024;
 const PIECE_GROUPS: usize = 4;
 
 /// Eight outputs of one token.
-type Eight = [f32; GROUP];
+pub(crate) type Eight = [f32; GROUP];
 
-impl Pool {
-    /// `out = activations x matrix^T` for each product: `out` is activations.rows() x matrix.rows(), row-major.
-    ///
-    /// # Panics
-    /// If the columns of a matrix differ from those of the activations or an output has another length.
-    pub fn matmul(&self, products: &mut [(&Matrix, &mut [f32])], activations: &Activations) {
-        let tokens = activations.rows();
-        for (matrix, out) in products.iter() {
-            assert_eq!(
-                matrix.cols,
-                activations.cols(),
-                "matmul: columns of the weights and of the activations"
-            );
-            assert_eq!(out.len(), tokens * matrix.rows, "matmul: length of an output");
-        }
-        let outputs: Vec<(&Matrix, OutRows<'_>)> = products
-            .iter_mut()
-            .map(|(matrix, out)| (*matrix, OutRows::new(out, matrix.rows)))
-            .collect();
-        let chunk = CHUNK.min(tokens);
-        let piece = (PIECE / (GROUP * activations.cols() * chunk)).clamp(1, PIECE_GROUPS);
-        let pieces = |matrix: &Matrix| matrix.groups().div_ceil(piece);
-        let per_chunk: usize = outputs.iter().map(|(matrix, _)| pieces(matrix)).sum();
-        let state = || (Panel::default(), [[0.0; GROUP]; CHUNK]);
-        self.for_each_index_with(tokens.div_ceil(CHUNK) * per_chunk, state, |(panel, results), index| {
-            let first = index / per_chunk * CHUNK;
-            let results = &mut results[..CHUNK.min(tokens - first)];
-            let mut rest = index % per_chunk;
-            for (matrix, out) in &outputs {
-                if rest >= pieces(matrix) {
-                    rest -= pieces(matrix);
-                    continue;
-                }
-                for group in rest * piece..((rest + 1) * piece).min(matrix.groups()) {
-                    self.multiply(matrix, group, activations, first, panel, results);
-                    let lanes = GROUP.min(matrix.rows - group * GROUP);
-                    for (token, eight) in results.iter().enumerate() {
-                        // SAFETY: an index is handed out once, and no other has this group and these tokens.
-                        unsafe { out.write(first + token, group * GROUP, &eight[..lanes]) };
-                    }
-                }
-                return;
-            }
-        });
-    }
+/// What a thread keeps between products.
+pub(crate) struct Scratch {
+    panel: Panel,
+    results: Box<[Eight; CHUNK]>,
+}
 
-    /// Outputs of one group for tokens `first..first + results.len()`; `first` is a multiple of 4.
-    fn multiply(
-        &self,
-        matrix: &Matrix,
-        group: usize,
-        activations: &Activations,
-        first: usize,
-        panel: &mut Panel,
-        results: &mut [Eight],
-    ) {
-        match self.isa().0 {
-            Kind::Scalar(_) => scalar::group(matrix, group, activations, first, results),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(avx2) => avx2::group(avx2, matrix, group, activations, first, panel, results),
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        Scratch {
+            panel: Panel::default(),
+            results: Box::new([[0.0; GROUP]; CHUNK]),
         }
     }
+}
+
+/// How the products of some tokens with some matrices are cut into items for threads: chunks of tokens, and in each
+/// chunk pieces of the groups of every matrix, one matrix after the other.
+pub(crate) struct Items<'a, const N: usize> {
+    matrices: [&'a Matrix; N],
+    tokens: usize,
+    piece: usize,
+    per_chunk: usize,
+}
+
+/// One item: some groups of one matrix for a chunk of tokens.
+pub(crate) struct Item {
+    /// Which matrix.
+    pub(crate) matrix: usize,
+    pub(crate) groups: Range<usize>,
+    pub(crate) tokens: Range<usize>,
+}
+
+impl<'a, const N: usize> Items<'a, N> {
+    /// Items of `matrices`, which have equally many columns.
+    pub(crate) fn new(matrices: [&'a Matrix; N], tokens: usize) -> Items<'a, N> {
+        let cols = matrices[0].cols;
+        let chunk = CHUNK.min(tokens).max(1);
+        let piece = (PIECE / (GROUP * cols * chunk)).clamp(1, PIECE_GROUPS);
+        Items {
+            matrices,
+            tokens,
+            piece,
+            per_chunk: matrices.iter().map(|matrix| matrix.groups().div_ceil(piece)).sum(),
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.tokens.div_ceil(CHUNK) * self.per_chunk
+    }
+
+    /// Item `index` of `count`.
+    pub(crate) fn get(&self, index: usize) -> Item {
+        let first = index / self.per_chunk * CHUNK;
+        let mut rest = index % self.per_chunk;
+        let mut which = 0;
+        while rest >= self.matrices[which].groups().div_ceil(self.piece) {
+            rest -= self.matrices[which].groups().div_ceil(self.piece);
+            which += 1;
+        }
+        Item {
+            matrix: which,
+            groups: rest * self.piece..((rest + 1) * self.piece).min(self.matrices[which].groups()),
+            tokens: first..(first + CHUNK).min(self.tokens),
+        }
+    }
+}
+
+/// Outputs `8 * group..8 * group + 8` of `matrix` for up to `CHUNK` tokens from `tokens.start`, a multiple of 4, on.
+///
+/// # Panics
+/// If matrix and activations have different columns.
+pub(crate) fn product<'s>(
+    isa: Isa,
+    matrix: &Matrix,
+    group: usize,
+    input: Input<'_>,
+    tokens: Range<usize>,
+    scratch: &'s mut Scratch,
+) -> &'s [Eight] {
+    assert_eq!(
+        matrix.cols,
+        input.cols(),
+        "product: columns of the weights and of the activations"
+    );
+    let results = &mut scratch.results[..tokens.len()];
+    match isa.0 {
+        Kind::Scalar(_) => scalar::group(matrix, group, input, tokens.start, results),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2(avx2) => avx2::group(avx2, matrix, group, input, tokens.start, &mut scratch.panel, results),
+    }
+    results
 }
 
 /// What a thread keeps between groups.

@@ -4,27 +4,11 @@
 use crate::isa::Isa;
 use crate::lanes::{LANES, lanes_fn};
 
-/// `out = x / sqrt(mean(x²) + eps) * weight`, over one row; the three slices are equally long.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn rmsnorm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    rmsnorm_on(Isa::detect(), x, weight, eps, out);
-}
-
-/// `out = gate / (1 + exp(-gate)) * up`, element by element.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    silu_mul_on(Isa::detect(), gate, up, out);
-}
-
 /// `x += y`, element by element.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add(x: &mut [f32], y: &[f32]) {
+pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "add: lengths differ");
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
@@ -48,6 +32,7 @@ pub fn softmax(x: &mut [f32]) {
 }
 
 lanes_fn! {
+    /// `out = x / sqrt(mean(x²) + eps) * weight`, over one row; the three slices are equally long.
     pub(crate) fn rmsnorm_on(l, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len(), "rmsnorm: lengths differ");
         let (eights, rest) = x.as_chunks::<LANES>();
@@ -67,6 +52,7 @@ lanes_fn! {
 }
 
 lanes_fn! {
+    /// `out = gate / (1 + exp(-gate)) * up`, element by element.
     pub(crate) fn silu_mul_on(l, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
         for ((gate, up), out) in gate.chunks(LANES).zip(up.chunks(LANES)).zip(out.chunks_mut(LANES)) {

@@ -1,15 +1,17 @@
-//! A pool of threads for steps of microseconds: the caller is one of the threads, a job is one
-//! barrier, workers spin for a bounded time and then sleep. An idle pool uses no processor time.
+//! A pool of threads for steps of microseconds: the caller is one of the threads, workers spin for a
+//! bounded time and then sleep. An idle pool uses no processor time.
 //!
-//! Each thread works through a fixed share of a job; who is done early takes from the shares of the
-//! others, so a worker that the system does not run delays nobody. A job borrows from its caller's
-//! stack, so it never returns, not even by a panic, before every worker that entered it has left.
+//! A job is one closure that every free thread calls; what it shares out, and how often the threads
+//! wait for each other, is its own business (see `team`). A worker that the system does not run delays
+//! nobody. A job borrows from its caller's stack, so it never returns, not even by a panic, before
+//! every worker that entered it has left.
 
-mod shares;
+mod shared;
+mod team;
 
 use crate::isa::Isa;
-use shares::Chunks;
-pub(crate) use shares::OutRows;
+pub(crate) use shared::Shared;
+pub(crate) use team::{Member, Stages};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,12 +28,12 @@ type Job = *const (dyn Fn(usize) + Sync);
 
 /// Threads that wait for work, and the instruction set that they use.
 pub struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<State>,
     workers: Vec<JoinHandle<()>>,
     isa: Isa,
 }
 
-struct Shared {
+struct State {
     /// The number of the current job, to be watched without a lock.
     epoch: AtomicU64,
     current: Mutex<Current>,
@@ -61,10 +63,6 @@ struct JobPointer(Job);
 // SAFETY: the pointee is Sync, and `Pool::start` keeps it alive until every worker that took it has left.
 unsafe impl Send for JobPointer {}
 
-/// What of a thread's share is still to do; on a cache line of its own.
-#[repr(align(64))]
-struct Cursor(AtomicUsize);
-
 impl Pool {
     /// A pool of `threads` threads (at least one), the caller's included, with the best instructions
     /// of this processor.
@@ -81,7 +79,7 @@ impl Pool {
     /// If the system starts no more threads.
     pub fn with_isa(threads: usize, isa: Isa) -> std::io::Result<Pool> {
         let count = threads.max(1) - 1;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(State {
             epoch: AtomicU64::new(0),
             current: Mutex::new(Current {
                 epoch: 0,
@@ -124,31 +122,14 @@ impl Pool {
     /// # Panics
     /// With the panic of a call, after all threads have stopped.
     pub fn for_each_index(&self, count: usize, f: impl Fn(usize) + Sync) {
-        self.for_each_index_with(count, || (), |(), index| f(index));
-    }
-
-    /// As `for_each_index`, with a state that each thread makes for itself.
-    pub(crate) fn for_each_index_with<S>(
-        &self,
-        count: usize,
-        state: impl Fn() -> S + Sync,
-        f: impl Fn(&mut S, usize) + Sync,
-    ) {
-        let threads = self.threads();
-        let start = |share: usize| count * share / threads;
-        let cursors: Vec<Cursor> = (0..threads)
-            .map(|share| Cursor(AtomicUsize::new(start(share))))
-            .collect();
-        self.start(count, &|thread| {
-            let mut own = None;
-            for share in (thread..threads).chain(0..thread) {
-                loop {
-                    let index = cursors[share].0.fetch_add(1, Ordering::Relaxed);
-                    if index >= start(share + 1) {
-                        break;
-                    }
-                    f(own.get_or_insert_with(&state), index);
+        let next = AtomicUsize::new(0);
+        self.start(count, &|_| {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    break;
                 }
+                f(index);
             }
         });
     }
@@ -160,44 +141,16 @@ impl Pool {
         if count <= 1 || self.workers.is_empty() || self.shared.busy.swap(true, Ordering::Acquire) {
             return job(0);
         }
-        // SAFETY: only the lifetime changes. `Shared::run` returns when no worker holds the pointer any more.
+        // SAFETY: only the lifetime changes. `State::run` returns when no worker holds the pointer any more.
         let erased = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(job) };
         let own = self.shared.run(JobPointer(erased), &self.workers, || job(0));
         let theirs = lock(&self.shared.panic).take();
         self.shared.busy.store(false, Ordering::Release);
-        if let Some(panic) = own.err().or(theirs) {
+        // The cause, not what follows from it.
+        let is_cause = |panic: &Box<dyn Any + Send>| !panic.is::<team::Abandoned>();
+        if let Some(panic) = own.err().filter(is_cause).or(theirs) {
             resume_unwind(panic);
         }
-    }
-
-    /// Cuts `data` into chunks of `chunk_len` (the last may be shorter) and calls `f` with each and its index.
-    ///
-    /// # Panics
-    /// If `chunk_len` is 0, or with the panic of a call.
-    pub fn for_each_chunk<T: Send>(&self, data: &mut [T], chunk_len: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-        let chunks = Chunks::new(data, chunk_len);
-        // SAFETY: `for_each_index` hands out every index once, so no two calls share a chunk.
-        self.for_each_index(chunks.count(), |index| f(index, unsafe { chunks.get(index) }));
-    }
-
-    /// Cuts two slices into equally many chunks and calls `f` with the chunks of the same index.
-    ///
-    /// # Panics
-    /// If a length is 0, if the numbers of chunks differ, or with the panic of a call.
-    pub fn for_each_chunk_pair<A: Send, B: Send>(
-        &self,
-        (a, a_len): (&mut [A], usize),
-        (b, b_len): (&mut [B], usize),
-        f: impl Fn(usize, &mut [A], &mut [B]) + Sync,
-    ) {
-        let (a, b) = (Chunks::new(a, a_len), Chunks::new(b, b_len));
-        assert_eq!(
-            a.count(),
-            b.count(),
-            "chunk pairs: the slices have different numbers of chunks"
-        );
-        // SAFETY: `for_each_index` hands out every index once, so no two calls share a chunk.
-        self.for_each_index(a.count(), |index| unsafe { f(index, a.get(index), b.get(index)) });
     }
 }
 
@@ -212,7 +165,7 @@ impl Drop for Pool {
     }
 }
 
-impl Shared {
+impl State {
     /// Publishes a job, does the caller's part, closes the job and waits for the workers that are in it.
     fn run(&self, job: JobPointer, workers: &[JoinHandle<()>], own: impl FnOnce()) -> std::thread::Result<()> {
         {
@@ -274,7 +227,10 @@ impl Shared {
             // SAFETY: this worker has entered, so the caller waits in `run` until it has left: the closure is alive.
             let job = unsafe { &*job };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(index + 1))) {
-                lock(&self.panic).get_or_insert(panic);
+                let mut first = lock(&self.panic);
+                if first.as_ref().is_none_or(|first| first.is::<team::Abandoned>()) {
+                    *first = Some(panic);
+                }
             }
             self.left.fetch_add(1, Ordering::SeqCst);
             if let Some(caller) = &*lock(&self.caller) {
@@ -392,31 +348,5 @@ mod tests {
                 scope.spawn(|| (0..300).for_each(|_| assert_eq!(count_calls(&pool, 5), [1; 5])));
             }
         });
-    }
-
-    #[test]
-    fn chunks_cover_the_slice_once_with_their_index() {
-        for threads in [1, 2, 3] {
-            let pool = Pool::new(threads).unwrap();
-            let mut data = vec![0usize; 103];
-            pool.for_each_chunk(&mut data, 10, |index, chunk| {
-                assert_eq!(chunk.len(), if index == 10 { 3 } else { 10 });
-                chunk.iter_mut().for_each(|x| *x += index + 1);
-            });
-            assert!(data.iter().enumerate().all(|(i, &x)| x == i / 10 + 1));
-        }
-    }
-
-    #[test]
-    fn chunk_pairs_go_together() {
-        let pool = Pool::new(2).unwrap();
-        let (mut a, mut b) = (vec![0; 7], vec![0; 20]);
-        pool.for_each_chunk_pair((&mut a, 2), (&mut b, 5), |index, a, b| {
-            assert_eq!((a.len(), b.len()), (if index == 3 { 1 } else { 2 }, 5));
-            a.fill(index);
-            b.fill(index);
-        });
-        assert_eq!(a, [0, 0, 1, 1, 2, 2, 3]);
-        assert_eq!(b[15..], [3; 5]);
     }
 }

@@ -2,7 +2,6 @@
 //! the memory, before anything is allocated. Pure arithmetic.
 use super::LoadError;
 use crate::model::Shape;
-use crate::model::decoder::Buffers;
 use crate::request::EngineOptions;
 use crate::scheduler::Limits;
 
@@ -31,7 +30,7 @@ pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Si
     check(shape, options)?;
     let block_tokens = options.block_tokens;
     let block_bytes = shape.block_bytes(block_tokens).unwrap_or(usize::MAX) as u64;
-    let buffers = Buffers::bytes(shape, options.max_batch_tokens, options.max_sequences);
+    let buffers = shape.workspace_bytes(options.max_batch_tokens, options.max_sequences);
     let wanted = options.context_length.unwrap_or(shape.context);
     let fixed = weights.saturating_add(buffers).saturating_add(RESERVE);
     let cache = match options.memory_limit {

@@ -1,6 +1,6 @@
 //! The numbers of a model, read from its metadata and checked against each other before anything is
 //! allocated. What would silently give wrong results is refused by name.
-use windlass_kernels::KvCache;
+use windlass_kernels::{KvCache, Workspace, WorkspaceSizes};
 
 use crate::load::gguf::{Gguf, GgufError};
 
@@ -104,6 +104,20 @@ impl Shape {
     /// Elements of all key heads, and of all value heads.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Bytes of the working memory for batches of `rows` tokens, of which `outputs` give a next one.
+    pub fn workspace_bytes(&self, rows: usize, outputs: usize) -> u64 {
+        Workspace::bytes(&WorkspaceSizes {
+            rows,
+            outputs,
+            width: self.width,
+            query_width: self.query_width(),
+            kv_width: self.kv_width(),
+            feed_forward: self.feed_forward,
+            head_dim: self.head_dim,
+            vocabulary: self.vocabulary,
+        })
     }
 
     /// Bytes of a block of the cache over all layers.

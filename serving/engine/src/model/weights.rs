@@ -2,56 +2,10 @@
 //! file's bytes are read one tensor at a time and dropped once packed.
 use std::fs::File;
 
-use windlass_kernels::{Matrix, Rope, TensorType, dequantize};
+use windlass_kernels::{Decoder, Layer, Matrix, Projection, Rope, TensorType, dequantize};
 
 use super::{Family, Shape};
 use crate::load::gguf::{Gguf, GgufError, TensorInfo};
-
-/// A matrix, and what is added to its product.
-pub struct Projection {
-    /// The matrix.
-    pub matrix: Matrix,
-    /// One number for each output.
-    pub bias: Option<Vec<f32>>,
-}
-
-/// One layer.
-pub struct Layer {
-    /// Before the attention.
-    pub attention_norm: Vec<f32>,
-    /// Queries.
-    pub q: Projection,
-    /// Keys.
-    pub k: Projection,
-    /// Values.
-    pub v: Projection,
-    /// Back to the hidden state.
-    pub o: Matrix,
-    /// Before the feed-forward network.
-    pub feed_forward_norm: Vec<f32>,
-    /// Gate.
-    pub gate: Matrix,
-    /// Up.
-    pub up: Matrix,
-    /// Down.
-    pub down: Matrix,
-}
-
-/// All weights of a model.
-pub struct Weights {
-    /// The numbers.
-    pub shape: Shape,
-    /// Token embeddings.
-    pub embedding: Matrix,
-    /// From hidden states to logits; absent where the embeddings serve.
-    pub head: Option<Matrix>,
-    /// The layers, first to last.
-    pub layers: Vec<Layer>,
-    /// Before the head.
-    pub final_norm: Vec<f32>,
-    /// The rotation of queries and keys.
-    pub rope: Rope,
-}
 
 /// Bytes that the weights of a file take once packed, or somewhat more: padding of rows and wider scales.
 pub fn packed_bytes(gguf: &Gguf) -> u64 {
@@ -62,49 +16,32 @@ pub fn packed_bytes(gguf: &Gguf) -> u64 {
     file.saturating_add(file / 8)
 }
 
-impl Weights {
-    /// Reads and packs all weights.
-    pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Self, GgufError> {
-        let mut reader = Reader {
-            gguf,
-            file,
-            bytes: Vec::new(),
-        };
-        let embedding = reader.matrix("token_embd.weight", shape.vocabulary, shape.width)?;
-        let head = match gguf.find_tensor("output.weight") {
-            Some(_) => Some(reader.matrix("output.weight", shape.vocabulary, shape.width)?),
-            None => None,
-        };
-        let layers = (0..shape.layers)
-            .map(|index| reader.layer(index, &shape, family))
-            .collect::<Result<_, _>>()?;
-        let final_norm = reader.vector("output_norm.weight", shape.width)?;
-        let rope = reader.rope(&shape, family)?;
-        Ok(Self {
-            shape,
-            embedding,
-            head,
-            layers,
-            final_norm,
-            rope,
-        })
-    }
-
-    /// The matrix from hidden states to logits.
-    pub fn head(&self) -> &Matrix {
-        self.head.as_ref().unwrap_or(&self.embedding)
-    }
-
-    /// Bytes of the packed weights.
-    pub fn bytes(&self) -> u64 {
-        let layers = self.layers.iter().map(|layer| {
-            let matrices = [&layer.q.matrix, &layer.k.matrix, &layer.v.matrix, &layer.o];
-            let more = [&layer.gate, &layer.up, &layer.down];
-            matrices.iter().chain(&more).map(|matrix| matrix.bytes()).sum::<usize>()
-        });
-        let ends = self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes);
-        (layers.sum::<usize>() + ends) as u64
-    }
+/// Reads and packs all weights.
+pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Decoder, GgufError> {
+    let mut reader = Reader {
+        gguf,
+        file,
+        bytes: Vec::new(),
+    };
+    let embedding = reader.matrix("token_embd.weight", shape.vocabulary, shape.width)?;
+    let head = match gguf.find_tensor("output.weight") {
+        Some(_) => Some(reader.matrix("output.weight", shape.vocabulary, shape.width)?),
+        None => None,
+    };
+    let layers = (0..shape.layers)
+        .map(|index| reader.layer(index, &shape, family))
+        .collect::<Result<_, _>>()?;
+    Ok(Decoder {
+        embedding,
+        head,
+        layers,
+        final_norm: reader.vector("output_norm.weight", shape.width)?,
+        rope: reader.rope(&shape, family)?,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        norm_epsilon: shape.norm_epsilon,
+    })
 }
 
 struct Reader<'a> {

@@ -1,12 +1,12 @@
 //! Attention against plain arithmetic in f64, and against itself on other instruction sets, batches,
 //! block sizes and numbers of threads.
 
-use super::Query;
+use super::{Rows, Scratch, attend, rows_together};
 use crate::isa::Isa;
 use crate::kv::KvCache;
-use crate::pool::Pool;
 use crate::sample::{Random, bits};
 use half::f16;
+use std::ops::Range;
 
 /// Keys, values and queries of one sequence: tokens x heads x dim.
 struct Sequence {
@@ -64,28 +64,30 @@ impl Sequence {
         (cache, blocks)
     }
 
-    /// Attention of the tokens `rows`, computed by `pool` in one call.
-    fn attend(&self, pool: &Pool, block_tokens: usize, rows: std::ops::Range<usize>) -> Vec<f32> {
-        let (cache, blocks) = self.cache(block_tokens);
-        let queries: Vec<Query<'_>> = rows
-            .clone()
-            .map(|position| Query {
-                blocks: &blocks,
-                position,
-            })
-            .collect();
-        let width = self.heads * self.dim;
+    /// Attention of the tokens `rows`, taken `together` at a time.
+    fn attend(&self, isa: Isa, block_tokens: usize, rows: Range<usize>, together: usize) -> Vec<f32> {
+        let (mut cache, blocks) = self.cache(block_tokens);
+        let (ratio, width) = (self.heads / self.kv_heads, self.heads * self.dim);
+        let span = ratio * self.dim;
         let mut out = vec![f32::NAN; rows.len() * width];
-        let scale = 1.0 / (self.dim as f32).sqrt();
-        pool.attention(
-            &cache,
-            1,
-            self.heads,
-            scale,
-            &queries,
-            &self.queries[rows.start * width..rows.end * width],
-            &mut out,
-        );
+        let mut scratch = Scratch::default();
+        for position in rows.clone().step_by(together) {
+            let count = together.min(rows.end - position);
+            for head in 0..self.kv_heads {
+                let queries = scratch.begin(count, ratio, self.dim);
+                for (row, query) in (position..).zip(queries.chunks_exact_mut(span)) {
+                    query.copy_from_slice(&self.queries[row * width + head * span..][..span]);
+                    query.iter_mut().for_each(|x| *x *= 1.0 / (self.dim as f32).sqrt());
+                }
+                let run = Rows { blocks: &blocks, position, count };
+                // SAFETY: one thread.
+                unsafe { attend(isa, cache.shared(), 1, head, run, &mut scratch) };
+                for row in 0..count {
+                    out[(position - rows.start + row) * width + head * span..][..span]
+                        .copy_from_slice(scratch.result(row));
+                }
+            }
+        }
         out
     }
 
@@ -128,7 +130,7 @@ fn attention_equals_plain_arithmetic() {
     ] {
         let sequence = Sequence::new(20, tokens, heads, kv_heads, dim);
         for isa in [Isa::scalar(), Isa::detect()] {
-            let out = sequence.attend(&Pool::with_isa(2, isa).unwrap(), 16, 0..tokens);
+            let out = sequence.attend(isa, 16, 0..tokens, rows_together(heads / kv_heads));
             for token in [0, tokens / 2, tokens - 1] {
                 for head in 0..heads {
                     let got = &out[(token * heads + head) * dim..][..dim];
@@ -149,70 +151,25 @@ fn attention_equals_plain_arithmetic() {
 fn every_instruction_set_gives_the_same_bits() {
     for (tokens, heads, kv_heads, dim) in [(270, 9, 3, 64), (33, 14, 2, 64), (12, 18, 1, 40)] {
         let sequence = Sequence::new(21, tokens, heads, kv_heads, dim);
-        let scalar = sequence.attend(&Pool::with_isa(1, Isa::scalar()).unwrap(), 16, 0..tokens);
-        let detected = sequence.attend(&Pool::new(1).unwrap(), 16, 0..tokens);
+        let scalar = sequence.attend(Isa::scalar(), 16, 0..tokens, 5);
+        let detected = sequence.attend(Isa::detect(), 16, 0..tokens, 5);
         assert_eq!(bits(&scalar), bits(&detected));
     }
 }
 
 #[test]
-fn a_row_does_not_depend_on_batch_threads_or_block_size() {
+fn a_row_does_not_depend_on_the_rows_beside_it_or_on_the_block_size() {
     let sequence = Sequence::new(22, 523, 6, 2, 32);
     let width = 6 * 32;
-    let all = sequence.attend(&Pool::new(1).unwrap(), 16, 0..523);
-    for (threads, block_tokens) in [(1, 8), (2, 16), (3, 32), (2, 264)] {
-        let pool = Pool::new(threads).unwrap();
+    let all = sequence.attend(Isa::detect(), 16, 0..523, 5);
+    for (together, block_tokens) in [(1, 8), (2, 16), (5, 32), (4, 264)] {
         for rows in [0..523, 0..1, 255..256, 256..258, 500..523, 522..523] {
-            let part = sequence.attend(&pool, block_tokens, rows.clone());
+            let part = sequence.attend(Isa::detect(), block_tokens, rows.clone(), together);
             assert_eq!(
                 bits(&part),
                 bits(&all[rows.start * width..rows.end * width]),
                 "{rows:?} in {block_tokens}s"
             );
         }
-    }
-}
-
-#[test]
-fn rows_of_different_sequences_share_a_batch() {
-    let (a, b) = (Sequence::new(23, 30, 4, 2, 16), Sequence::new(24, 30, 4, 2, 16));
-    let width = 4 * 16;
-    let mut cache = KvCache::new(1, 2, 16, 8, 8).unwrap();
-    let blocks: [Vec<u32>; 2] = [vec![7, 1, 3, 5], vec![0, 2, 4, 6]];
-    for (sequence, blocks) in [&a, &b].into_iter().zip(&blocks) {
-        for token in 0..30 {
-            let row = |x: &[f32]| x[token * 32..][..32].to_vec();
-            cache.write(
-                0,
-                blocks[token / 8],
-                token % 8,
-                &row(&sequence.keys),
-                &row(&sequence.values),
-            );
-        }
-    }
-    let order = [(0, 5), (0, 6), (1, 7), (1, 29), (0, 7), (0, 29)];
-    let queries: Vec<Query<'_>> = order
-        .iter()
-        .map(|&(s, position)| Query {
-            blocks: &blocks[s],
-            position,
-        })
-        .collect();
-    let q: Vec<f32> = order
-        .iter()
-        .flat_map(|&(s, p)| [&a, &b][s].queries[p * width..][..width].to_vec())
-        .collect();
-    let mut out = vec![0.0; q.len()];
-    Pool::new(2)
-        .unwrap()
-        .attention(&cache, 0, 4, 0.25, &queries, &q, &mut out);
-    for (row, &(s, p)) in order.iter().enumerate() {
-        let alone = [&a, &b][s].attend(&Pool::new(1).unwrap(), 16, p..p + 1);
-        assert_eq!(
-            bits(&out[row * width..][..width]),
-            bits(&alone),
-            "sequence {s}, position {p}"
-        );
     }
 }

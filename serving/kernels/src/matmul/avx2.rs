@@ -15,7 +15,7 @@ mod format;
 mod tile;
 
 use super::{Eight, quads};
-use crate::activations::{Activations, QUAD, Quad};
+use crate::activations::{Input, QUAD, Quad};
 use crate::lanes::avx2::Avx2;
 use crate::layout::GROUP;
 use crate::matrix::Matrix;
@@ -32,7 +32,7 @@ pub(super) fn group(
     _proof: Avx2,
     matrix: &Matrix,
     group: usize,
-    activations: &Activations,
+    activations: Input<'_>,
     first: usize,
     panel: &mut Panel,
     results: &mut [Eight],
@@ -60,7 +60,7 @@ pub(super) fn group(
 fn quantised<F: Format>(
     matrix: &Matrix,
     group: usize,
-    activations: &Activations,
+    activations: Input<'_>,
     first: usize,
     panel: &mut Panel,
     results: &mut [Eight],

@@ -1,11 +1,13 @@
 //! The product against plain arithmetic, at the bounds of the integer sums, and against itself on
 //! other instruction sets, batches and numbers of threads.
 
+use super::{Items, Scratch};
 use crate::activations::Activations;
 use crate::dequantize::dequantize;
 use crate::isa::Isa;
+use crate::layout::GROUP;
 use crate::matrix::Matrix;
-use crate::pool::Pool;
+use crate::pool::{Pool, Shared, Stages};
 use crate::sample::{Random, bits, scale_places, weights};
 use crate::tensor_type::TensorType;
 use half::f16;
@@ -23,17 +25,50 @@ const QUANTISED: [TensorType; 8] = [
 
 fn activations(data: &[f32], cols: usize) -> Activations {
     let rows = data.len() / cols;
-    let mut activations = Activations::new(rows, cols).unwrap();
-    activations.set(rows, cols);
+    let mut activations = Activations::new(rows, cols, true).unwrap();
+    let target = activations.target(rows);
     for (row, values) in data.chunks_exact(cols).enumerate() {
-        activations.set_row(row, values);
+        // SAFETY: one thread.
+        unsafe { target.write(Isa::detect(), row, 0, values) };
     }
     activations
 }
 
-fn product(pool: &Pool, matrix: &Matrix, activations: &Activations) -> Vec<f32> {
-    let mut out = vec![f32::NAN; activations.rows() * matrix.rows()];
-    pool.matmul(&mut [(matrix, &mut out)], activations);
+/// Products of the activations with several matrices, computed as a step does.
+fn products<const N: usize>(
+    pool: &Pool,
+    matrices: [&Matrix; N],
+    rows: usize,
+    activations: &mut Activations,
+) -> [Vec<f32>; N] {
+    let mut outs = matrices.map(|matrix| vec![f32::NAN; rows * matrix.rows()]);
+    let mut parts = outs.iter_mut().map(|out| Shared::new(out));
+    let shared: [Shared<'_, f32>; N] = std::array::from_fn(|_| parts.next().unwrap());
+    let target = activations.target(rows);
+    let items = Items::new(matrices, rows);
+    pool.run(&mut Stages::new(pool, 1), |member| {
+        let mut scratch = Scratch::new();
+        member.stage(items.count(), |index| {
+            let item = items.get(index);
+            let matrix = matrices[item.matrix];
+            for group in item.groups {
+                // SAFETY: nobody writes the activations any more.
+                let input = unsafe { target.input() };
+                let results = super::product(member.isa(), matrix, group, input, item.tokens.clone(), &mut scratch);
+                let lanes = GROUP.min(matrix.rows() - group * GROUP);
+                for (row, eight) in item.tokens.clone().zip(results) {
+                    let at = row * matrix.rows() + group * GROUP;
+                    // SAFETY: no other item has this group and these tokens.
+                    unsafe { shared[item.matrix].get_mut(at..at + lanes) }.copy_from_slice(&eight[..lanes]);
+                }
+            }
+        });
+    });
+    outs
+}
+
+fn product(pool: &Pool, matrix: &Matrix, rows: usize, activations: &mut Activations) -> Vec<f32> {
+    let [out] = products(pool, [matrix], rows, activations);
     out
 }
 
@@ -69,7 +104,7 @@ fn products_equal_plain_arithmetic_for_every_type() {
                 let bytes = weights(ty, rows, cols, &mut random);
                 let data = whole_numbers(&mut random, tokens, cols);
                 let matrix = Matrix::pack(ty, rows, cols, &bytes).unwrap();
-                let got = product(&pool, &matrix, &activations(&data, cols));
+                let got = product(&pool, &matrix, tokens, &mut activations(&data, cols));
                 let (want, magnitude) = exact(ty, rows, cols, &bytes, &data);
                 for ((got, want), magnitude) in got.iter().zip(want).zip(magnitude) {
                     let error = (f64::from(*got) - want).abs();
@@ -99,7 +134,7 @@ fn the_largest_quants_against_the_largest_activations_are_exact() {
         .iter()
         .flat_map(|sign| (0..cols).map(move |i| if sign(i) { 127.0 } else { -127.0 }))
         .collect();
-    let activations = activations(&data, cols);
+    let mut activations = activations(&data, cols);
     for ty in QUANTISED {
         for fill in [0xff, 0x00, 0x80, 0x7f] {
             let mut bytes = vec![fill; ty.row_bytes(cols).unwrap() * 9];
@@ -111,7 +146,7 @@ fn the_largest_quants_against_the_largest_activations_are_exact() {
             let matrix = Matrix::pack(ty, 9, cols, &bytes).unwrap();
             let (want, _) = exact(ty, 9, cols, &bytes, &data);
             for isa in [Isa::scalar(), Isa::detect()] {
-                let got = product(&Pool::with_isa(1, isa).unwrap(), &matrix, &activations);
+                let got = product(&Pool::with_isa(1, isa).unwrap(), &matrix, 8, &mut activations);
                 for (got, want) in got.iter().zip(&want) {
                     // All parts are whole multiples of 0.5 below 2^24 of them, except the sums of Q6_K.
                     let slack = if ty == TensorType::Q6K { want.abs() * 1e-6 } else { 0.0 };
@@ -139,11 +174,9 @@ fn every_instruction_set_gives_the_same_bits() {
             let rows = 27;
             let matrix = Matrix::pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
             for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 9, 33] {
-                let activations = activations(&random.floats(tokens * cols), cols);
-                let (a, b) = (
-                    product(&scalar, &matrix, &activations),
-                    product(&detected, &matrix, &activations),
-                );
+                let mut activations = activations(&random.floats(tokens * cols), cols);
+                let a = product(&scalar, &matrix, tokens, &mut activations);
+                let b = product(&detected, &matrix, tokens, &mut activations);
                 assert_eq!(bits(&a), bits(&b), "{ty}, {tokens} x {cols}");
             }
         }
@@ -157,10 +190,10 @@ fn a_float_matrix_may_have_any_number_of_columns() {
     for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
         for cols in [1, 2, 7, 33] {
             let matrix = Matrix::pack(ty, 10, cols, &weights(ty, 10, cols, &mut random)).unwrap();
-            let activations = activations(&random.floats(6 * cols), cols);
+            let mut activations = activations(&random.floats(6 * cols), cols);
             assert_eq!(
-                bits(&product(&scalar, &matrix, &activations)),
-                bits(&product(&detected, &matrix, &activations)),
+                bits(&product(&scalar, &matrix, 6, &mut activations)),
+                bits(&product(&detected, &matrix, 6, &mut activations)),
                 "{ty}, {cols} columns"
             );
         }
@@ -174,20 +207,12 @@ fn a_row_does_not_depend_on_batch_threads_or_neighbouring_matrices() {
     for ty in TensorType::ALL {
         let matrix = Matrix::pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
         let data = random.floats(tokens * cols);
-        let all = product(&Pool::new(1).unwrap(), &matrix, &activations(&data, cols));
+        let all = product(&Pool::new(1).unwrap(), &matrix, tokens, &mut activations(&data, cols));
         for threads in [2, 3] {
             let pool = Pool::new(threads).unwrap();
-            let activations = activations(&data, cols);
+            let mut activations = activations(&data, cols);
             let other = Matrix::pack(TensorType::F32, 3, cols, &vec![0; 3 * cols * 4]).unwrap();
-            let (mut a, mut b, mut c) = (
-                vec![0.0; tokens * rows],
-                vec![1.0; tokens * 3],
-                vec![0.0; tokens * rows],
-            );
-            pool.matmul(
-                &mut [(&matrix, &mut a), (&other, &mut b), (&matrix, &mut c)],
-                &activations,
-            );
+            let [a, b, c] = products(&pool, [&matrix, &other, &matrix], tokens, &mut activations);
             assert_eq!(bits(&a), bits(&all), "{ty}, {threads} threads");
             assert_eq!(bits(&c), bits(&all), "{ty}, {threads} threads");
             assert!(b.iter().all(|&x| x == 0.0));
@@ -197,7 +222,8 @@ fn a_row_does_not_depend_on_batch_threads_or_neighbouring_matrices() {
             let part = product(
                 &pool,
                 &matrix,
-                &activations(&data[first * cols..][..count * cols], cols),
+                count,
+                &mut activations(&data[first * cols..][..count * cols], cols),
             );
             assert_eq!(
                 bits(&part),
@@ -216,9 +242,9 @@ fn a_row_that_is_not_finite_spoils_only_its_own_products() {
         let matrix = Matrix::pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
         let mut data = random.floats(6 * cols);
         let pool = Pool::new(1).unwrap();
-        let clean = product(&pool, &matrix, &activations(&data, cols));
+        let clean = product(&pool, &matrix, 6, &mut activations(&data, cols));
         data[cols + 77] = f32::INFINITY;
-        let dirty = product(&pool, &matrix, &activations(&data, cols));
+        let dirty = product(&pool, &matrix, 6, &mut activations(&data, cols));
         for token in 0..6 {
             let (clean, dirty) = (&clean[token * rows..][..rows], &dirty[token * rows..][..rows]);
             if token == 1 {

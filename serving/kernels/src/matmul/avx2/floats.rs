@@ -1,6 +1,6 @@
 //! Weights of float types: one fused multiply-add a column and token, even and odd columns summed apart.
 
-use crate::activations::{Activations, QUAD};
+use crate::activations::{Input, QUAD};
 use crate::layout::GROUP;
 use crate::matmul::{Eight, quads};
 use crate::matrix::Matrix;
@@ -26,7 +26,7 @@ impl Float for BF16 {
 
 /// Outputs of group `group` for the tokens from `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn group(matrix: &Matrix, group: usize, activations: &Activations, first: usize, results: &mut [Eight]) {
+pub(super) fn group(matrix: &Matrix, group: usize, activations: Input<'_>, first: usize, results: &mut [Eight]) {
     let packed = matrix.group_quants(group);
     for (quad, tokens) in quads(results.len()) {
         let first = first + quad * QUAD;
@@ -41,7 +41,7 @@ pub(super) fn group(matrix: &Matrix, group: usize, activations: &Activations, fi
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few<F: Float>(packed: &[u8], activations: &Activations, first: usize, results: &mut [Eight]) {
+fn few<F: Float>(packed: &[u8], activations: Input<'_>, first: usize, results: &mut [Eight]) {
     match results.len() {
         1 => row::<F, 1>(packed, activations, first, results),
         2 => row::<F, 2>(packed, activations, first, results),
@@ -53,7 +53,7 @@ fn few<F: Float>(packed: &[u8], activations: &Activations, first: usize, results
 /// `N` tokens against the columns of a group.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn row<F: Float, const N: usize>(packed: &[u8], activations: &Activations, first: usize, results: &mut [Eight]) {
+fn row<F: Float, const N: usize>(packed: &[u8], activations: Input<'_>, first: usize, results: &mut [Eight]) {
     let width = GROUP * F::TYPE.block_bytes();
     let mut tokens: [&[f32]; N] = [&[]; N];
     for n in 0..N {

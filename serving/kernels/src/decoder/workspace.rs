@@ -1,0 +1,290 @@
+//! The memory of a step, made once.
+
+use super::Decoder;
+use crate::activations::{Activations, BLOCK, QUAD, Target};
+use crate::batch::Batch;
+use crate::buffer::{Buffer, OutOfMemory};
+use crate::layout::GROUP;
+use crate::matmul::{CHUNK, Eight};
+use crate::pool::{Pool, Shared, Stages};
+use crate::{attention, matmul};
+
+/// Working memory for batches of up to a number of rows and outputs.
+pub struct Workspace {
+    stages: Stages,
+    hidden: Buffer<f32>,
+    q: Buffer<f32>,
+    k: Buffer<f32>,
+    v: Buffer<f32>,
+    angles: Buffer<f32>,
+    inputs: Activations,
+    attended: Activations,
+    inner: Activations,
+    logits: Buffer<f32>,
+    threads: Vec<Own>,
+    rows: usize,
+    outputs: usize,
+    vocabulary: usize,
+    /// For each output of the last batch, where its logits are.
+    wanted: Vec<Option<usize>>,
+}
+
+/// What a thread has for itself.
+pub(super) struct Own {
+    pub(super) product: matmul::Scratch,
+    pub(super) attention: attention::Scratch,
+    /// Results of an attention item: rows x heads x head_dim.
+    pub(super) results: Vec<f32>,
+    /// The normalised hidden states of up to four rows, and one of them before it is quantised.
+    pub(super) normed: Activations,
+    pub(super) row: Vec<f32>,
+    /// Tokens of a chunk x 32 columns.
+    pub(super) gate: Vec<[f32; BLOCK]>,
+    pub(super) up: Vec<[f32; BLOCK]>,
+    /// The largest logits that this thread has seen, for each output.
+    pub(super) best: Vec<Best>,
+}
+
+/// The buffers of a step, as its threads share them.
+pub(super) struct Buffers<'a> {
+    pub(super) hidden: Shared<'a, f32>,
+    pub(super) q: Shared<'a, f32>,
+    pub(super) k: Shared<'a, f32>,
+    pub(super) v: Shared<'a, f32>,
+    pub(super) angles: Shared<'a, f32>,
+    pub(super) inputs: Target<'a>,
+    pub(super) attended: Target<'a>,
+    pub(super) inner: Target<'a>,
+    pub(super) logits: Shared<'a, f32>,
+    pub(super) threads: Shared<'a, Own>,
+}
+
+impl Workspace {
+    /// For batches of `rows` rows, of which `outputs` give a token.
+    ///
+    /// # Errors
+    /// If the memory is not to be had.
+    pub fn new(decoder: &Decoder, pool: &Pool, rows: usize, outputs: usize) -> Result<Workspace, OutOfMemory> {
+        let floats = |rows: usize, cols: usize| {
+            Buffer::zeroed(rows.checked_mul(cols).ok_or(OutOfMemory { bytes: usize::MAX })?)
+        };
+        let plain = decoder.matrices().any(|matrix| matrix.tensor_type().is_float());
+        let own = || {
+            Ok(Own {
+                product: matmul::Scratch::new(),
+                attention: attention::Scratch::default(),
+                results: Vec::new(),
+                normed: Activations::new(QUAD, decoder.width(), plain)?,
+                row: vec![0.0; decoder.width().max(decoder.head_dim)],
+                gate: vec![[0.0; BLOCK]; CHUNK.min(rows)],
+                up: vec![[0.0; BLOCK]; CHUNK.min(rows)],
+                best: vec![Best::NONE; outputs],
+            })
+        };
+        Ok(Workspace {
+            stages: Stages::new(pool, decoder.stages()),
+            hidden: floats(rows, decoder.width())?,
+            q: floats(rows, decoder.query_width())?,
+            k: floats(rows, decoder.kv_width())?,
+            v: floats(rows, decoder.kv_width())?,
+            angles: floats(rows, decoder.rope.angles_len())?,
+            inputs: Activations::new(rows.max(outputs), decoder.width(), plain)?,
+            attended: Activations::new(rows, decoder.query_width(), plain)?,
+            inner: Activations::new(rows, decoder.feed_forward(), plain)?,
+            logits: floats(outputs, decoder.vocabulary())?,
+            threads: (0..pool.threads()).map(|_| own()).collect::<Result<_, _>>()?,
+            rows,
+            outputs,
+            vocabulary: decoder.vocabulary(),
+            wanted: Vec::with_capacity(outputs),
+        })
+    }
+
+    /// Bytes that such a workspace takes for a model of these sizes, or somewhat more.
+    pub fn bytes(sizes: &WorkspaceSizes) -> u64 {
+        let WorkspaceSizes {
+            rows,
+            outputs,
+            width,
+            query_width,
+            kv_width,
+            feed_forward,
+            head_dim,
+            vocabulary,
+        } = *sizes;
+        let activations = [width, query_width, feed_forward]
+            .iter()
+            .map(|&cols| Activations::bytes(rows.max(outputs), cols, true))
+            .fold(0u64, u64::saturating_add);
+        let floats = (width + query_width + 2 * kv_width + head_dim) as u64;
+        let floats = floats.saturating_mul(rows as u64);
+        let logits = (outputs as u64).saturating_mul(vocabulary as u64);
+        activations.saturating_add(floats.saturating_add(logits).saturating_mul(4))
+    }
+
+    /// The most likely next token of an output of the last batch, in the order in which outputs were added; `None` if
+    /// its logits are not finite numbers.
+    ///
+    /// # Panics
+    /// If there was no such output.
+    pub fn best(&self, output: usize) -> Option<u32> {
+        assert!(output < self.wanted.len(), "output {output} of {}", self.wanted.len());
+        let all = self.threads.iter().map(|own| own.best[output]);
+        all.fold(Best::NONE, Best::join).token()
+    }
+
+    /// The logits of an output of the last batch, if they were wanted.
+    ///
+    /// # Panics
+    /// If there was no such output.
+    pub fn logits(&self, output: usize) -> Option<&[f32]> {
+        let index = self.wanted[output]?;
+        Some(&self.logits[index * self.vocabulary..][..self.vocabulary])
+    }
+
+    /// Ready for a batch.
+    pub(super) fn begin(&mut self, decoder: &Decoder, batch: &Batch) -> (&mut Stages, Buffers<'_>) {
+        let outputs = batch.outputs.len();
+        assert!(
+            batch.len() <= self.rows && outputs <= self.outputs,
+            "a batch of {} rows and {outputs} outputs, room for {} and {}",
+            batch.len(),
+            self.rows,
+            self.outputs
+        );
+        assert_eq!(self.vocabulary, decoder.vocabulary(), "a workspace of another model");
+        self.wanted.clear();
+        self.wanted.extend(batch.outputs.iter().map(|output| output.logits));
+        for own in &mut self.threads {
+            own.best[..outputs].fill(Best::NONE);
+        }
+        let rows = batch.len();
+        let buffers = Buffers {
+            hidden: Shared::new(&mut self.hidden),
+            q: Shared::new(&mut self.q),
+            k: Shared::new(&mut self.k),
+            v: Shared::new(&mut self.v),
+            angles: Shared::new(&mut self.angles),
+            inputs: self.inputs.target(rows.max(outputs)),
+            attended: self.attended.target(rows),
+            inner: self.inner.target(rows),
+            logits: Shared::new(&mut self.logits),
+            threads: Shared::new(&mut self.threads),
+        };
+        (&mut self.stages, buffers)
+    }
+}
+
+/// What [`Workspace::bytes`] must know of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkspaceSizes {
+    /// Rows of a batch.
+    pub rows: usize,
+    /// Outputs of a batch.
+    pub outputs: usize,
+    /// Elements of a hidden state.
+    pub width: usize,
+    /// Elements of all query heads.
+    pub query_width: usize,
+    /// Elements of all key heads.
+    pub kv_width: usize,
+    /// Elements inside the feed-forward network.
+    pub feed_forward: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+}
+
+/// The largest logits so far, in eight lanes by the token's number modulo 8.
+#[derive(Clone, Copy)]
+pub(super) struct Best {
+    values: [f32; GROUP],
+    groups: [i32; GROUP],
+    /// Sums of x - x: NaN once a logit was not finite.
+    wrong: [f32; GROUP],
+}
+
+impl Best {
+    const NONE: Best = Best {
+        values: [f32::NEG_INFINITY; GROUP],
+        groups: [i32::MAX; GROUP],
+        wrong: [0.0; GROUP],
+    };
+
+    /// Looks at the logits of tokens `8 * group..8 * group + lanes`.
+    #[inline(always)]
+    pub(super) fn see(&mut self, group: usize, logits: &Eight, lanes: usize) {
+        for lane in 0..lanes {
+            self.offer(lane, logits[lane], group as i32, logits[lane] - logits[lane]);
+        }
+    }
+
+    fn join(mut self, other: Best) -> Best {
+        for lane in 0..GROUP {
+            self.offer(lane, other.values[lane], other.groups[lane], other.wrong[lane]);
+        }
+        self
+    }
+
+    /// Of equal logits the first token wins.
+    #[inline(always)]
+    fn offer(&mut self, lane: usize, value: f32, group: i32, wrong: f32) {
+        let is_better = value > self.values[lane] || (value == self.values[lane] && group < self.groups[lane]);
+        self.values[lane] = if is_better { value } else { self.values[lane] };
+        self.groups[lane] = if is_better { group } else { self.groups[lane] };
+        self.wrong[lane] += wrong;
+    }
+
+    fn token(self) -> Option<u32> {
+        if self.wrong.iter().any(|wrong| wrong.is_nan()) {
+            return None;
+        }
+        let token = |lane: usize| self.groups[lane] as usize * GROUP + lane;
+        let lanes = (0..GROUP).filter(|&lane| self.groups[lane] != i32::MAX);
+        let best = lanes.reduce(|a, b| {
+            let is_better = self.values[b] > self.values[a] || (self.values[b] == self.values[a] && token(b) < token(a));
+            if is_better { b } else { a }
+        })?;
+        u32::try_from(token(best)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn best(logits: &[f32], order: &[usize]) -> Option<u32> {
+        let mut parts = [Best::NONE; 2];
+        for (turn, &group) in order.iter().enumerate() {
+            let lanes = GROUP.min(logits.len() - group * GROUP);
+            let mut eight = [9.0; GROUP];
+            eight[..lanes].copy_from_slice(&logits[group * GROUP..][..lanes]);
+            parts[turn % 2].see(group, &eight, lanes);
+        }
+        parts[0].join(parts[1]).token()
+    }
+
+    #[test]
+    fn the_first_of_the_largest_logits_wins_in_whatever_order_they_come() {
+        let mut logits = [-1.0; 21];
+        (logits[5], logits[11], logits[13], logits[20]) = (0.5, 2.0, 2.0, 2.0);
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
+            assert_eq!(best(&logits, &order), Some(11));
+        }
+        logits[11] = -2.0;
+        assert_eq!(best(&logits, &[2, 1, 0]), Some(13));
+        logits[13] = -2.0;
+        assert_eq!(best(&logits, &[2, 1, 0]), Some(20));
+    }
+
+    #[test]
+    fn a_logit_that_is_not_finite_leaves_no_token() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut logits = [0.0; 16];
+            logits[9] = bad;
+            assert_eq!(best(&logits, &[1, 0]), None);
+        }
+        assert_eq!(best(&[], &[]), None);
+    }
+}
