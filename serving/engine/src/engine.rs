@@ -248,7 +248,8 @@ impl Engine {
                 (true, false) => Want::Logits,
             };
             let tokens = &sequence.tokens[sequence.computed..][..work.count];
-            self.batch.push(tokens, sequence.computed, sequence.table.blocks(), want);
+            self.batch
+                .push(tokens, sequence.computed, sequence.table.blocks(), want);
         }
         self.weights
             .forward(&self.threads, &mut self.cache, &mut self.workspace, &self.batch);

@@ -53,7 +53,11 @@ impl Activations {
     pub(crate) fn new(max_rows: usize, cols: usize, floats: bool) -> Result<Activations, OutOfMemory> {
         let overflow = OutOfMemory { bytes: usize::MAX };
         let padded = max_rows.checked_next_multiple_of(QUAD).ok_or(overflow)?;
-        let plain = if floats { padded.checked_mul(cols).ok_or(overflow)? } else { 0 };
+        let plain = if floats {
+            padded.checked_mul(cols).ok_or(overflow)?
+        } else {
+            0
+        };
         let quads = (padded / QUAD).checked_mul(cols.div_ceil(BLOCK)).ok_or(overflow)?;
         Ok(Activations {
             floats: Buffer::zeroed(plain)?,

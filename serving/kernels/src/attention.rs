@@ -103,7 +103,12 @@ pub(crate) unsafe fn attend(
         scratch.rows == rows.count && scratch.dim == cache.head_dim(),
         "attention: queries of other rows"
     );
-    let keys = Keys { cache, layer, head, blocks: rows.blocks };
+    let keys = Keys {
+        cache,
+        layer,
+        head,
+        blocks: rows.blocks,
+    };
     attend_on(isa, &keys, rows.position, scratch);
 }
 
@@ -120,14 +125,20 @@ impl Keys<'_> {
     fn keys(&self, position: usize) -> &[[u16; EIGHT]] {
         let tokens = self.cache.block_tokens();
         // SAFETY: the contract of `attend`.
-        unsafe { self.cache.key_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens) }
+        unsafe {
+            self.cache
+                .key_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens)
+        }
     }
 
     #[inline(always)]
     fn values(&self, position: usize) -> &[u16] {
         let tokens = self.cache.block_tokens();
         // SAFETY: the contract of `attend`.
-        unsafe { self.cache.value_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens) }
+        unsafe {
+            self.cache
+                .value_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens)
+        }
     }
 }
 

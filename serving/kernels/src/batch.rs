@@ -66,7 +66,8 @@ impl Batch {
         let first = self.rows.len();
         let part = self.parts.len();
         let rows = tokens.iter().zip(position..);
-        self.rows.extend(rows.map(|(&token, position)| Row { token, position, part }));
+        self.rows
+            .extend(rows.map(|(&token, position)| Row { token, position, part }));
         let start = self.blocks.len();
         self.blocks.extend(blocks);
         self.parts.push(Part {

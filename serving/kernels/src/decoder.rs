@@ -125,7 +125,16 @@ impl Decoder {
 
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(|layer| {
-            let Layer { q, k, v, o, gate, up, down, .. } = layer;
+            let Layer {
+                q,
+                k,
+                v,
+                o,
+                gate,
+                up,
+                down,
+                ..
+            } = layer;
             [&q.matrix, &k.matrix, &v.matrix, o, gate, up, down]
         });
         layers.chain([&self.embedding]).chain(&self.head)

@@ -223,7 +223,9 @@ impl<'a> SharedKv<'a> {
     pub(crate) unsafe fn key_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &'a [[u16; EIGHT]] {
         let start = self.start(layer, block, head) + slot * self.head_dim;
         // SAFETY: by the contract.
-        unsafe { self.keys.get(start..start + EIGHT * self.head_dim) }.as_chunks().0
+        unsafe { self.keys.get(start..start + EIGHT * self.head_dim) }
+            .as_chunks()
+            .0
     }
 
     /// The values of the eight tokens from slot `slot` (a multiple of 8): 8 x head_dim.

@@ -24,6 +24,7 @@ mod ops;
 mod pool;
 pub mod roof;
 mod rope;
+mod store;
 mod tensor_type;
 
 #[cfg(test)]
@@ -39,4 +40,5 @@ pub use matrix::{Matrix, PackError};
 pub use ops::{argmax, logsumexp, softmax};
 pub use pool::Pool;
 pub use rope::{Rope, RopeError, RopeStyle};
+pub use store::Store;
 pub use tensor_type::TensorType;

@@ -4,10 +4,11 @@
 //! bytes are not needed after packing.
 
 use crate::blocks::{SUB, SubBlock, sub_block};
-use crate::buffer::{Buffer, OutOfMemory};
+use crate::buffer::OutOfMemory;
 use crate::layout::{
     GROUP, group_quant_bytes, group_scale_bytes, pack_floats, pack_quants, pack_scales, places, quant, tile_bytes,
 };
+use crate::store::{Region, Store};
 use crate::tensor_type::TensorType;
 use half::{bf16, f16};
 
@@ -52,16 +53,22 @@ pub struct Matrix {
     pub(crate) ty: TensorType,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) quants: Buffer<u8>,
-    pub(crate) scales: Buffer<u8>,
+    quants: Region,
+    scales: Region,
 }
 
 impl Matrix {
-    /// Packs `rows` x `cols` elements, rows one after another as in the file.
+    /// Packs `rows` x `cols` elements, rows one after another as in the file, into a store.
     ///
     /// # Errors
     /// If shape and bytes do not fit together or the memory is not to be had.
-    pub fn pack(ty: TensorType, rows: usize, cols: usize, bytes: &[u8]) -> Result<Matrix, PackError> {
+    pub fn pack(
+        store: &mut Store,
+        ty: TensorType,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<Matrix, PackError> {
         if rows == 0 || cols == 0 {
             return Err(PackError::Empty { rows, cols });
         }
@@ -79,33 +86,25 @@ impl Matrix {
         let group_quants = group_quant_bytes(ty, cols);
         let group_scales = group_scale_bytes(ty, cols);
         let size = |group: usize| groups.checked_mul(group).ok_or(OutOfMemory { bytes: usize::MAX });
-        let mut quants = Buffer::zeroed(size(group_quants)?)?;
-        let mut scales = Buffer::zeroed(size(group_scales)?)?;
-        for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-            let quants = &mut quants[row / GROUP * group_quants..][..group_quants];
-            let lane = row % GROUP;
-            if ty.is_float() {
-                pack_floats(ty.block_bytes(), lane, bytes, quants);
-                continue;
-            }
-            let scales = &mut scales[row / GROUP * group_scales..][..group_scales];
-            for tile in 0..cols / SUB {
-                let block = sub_block(ty, bytes, tile);
-                pack_quants(
-                    ty,
-                    lane,
-                    &block.quants,
-                    &mut quants[tile * tile_bytes(ty)..][..tile_bytes(ty)],
-                );
-                pack_scales(ty, lane, tile, &block, scales);
-            }
-        }
+        let (quants, scales) = store.fill_two([size(group_quants)?, size(group_scales)?], |quants, scales| {
+            pack_rows(ty, cols, bytes.chunks_exact(row_bytes), quants, scales);
+        })?;
         Ok(Matrix {
             ty,
             rows,
             cols,
             quants,
             scales,
+        })
+    }
+
+    /// Bytes of a store that a matrix takes once packed; `None` if rows are not whole blocks, or that overflows.
+    pub fn packed_bytes(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+        ty.row_bytes(cols)?;
+        let groups = rows.div_ceil(GROUP);
+        let sizes = [group_quant_bytes(ty, cols), group_scale_bytes(ty, cols)];
+        sizes.into_iter().try_fold(0usize, |sum, group| {
+            sum.checked_add(Store::taken(groups.checked_mul(group)?)?)
         })
     }
 
@@ -194,11 +193,36 @@ impl Matrix {
     }
 }
 
+fn pack_rows<'a>(
+    ty: TensorType,
+    cols: usize,
+    rows: impl Iterator<Item = &'a [u8]>,
+    quants: &mut [u8],
+    scales: &mut [u8],
+) {
+    let (group_quants, group_scales) = (group_quant_bytes(ty, cols), group_scale_bytes(ty, cols));
+    for (row, bytes) in rows.enumerate() {
+        let quants = &mut quants[row / GROUP * group_quants..][..group_quants];
+        let lane = row % GROUP;
+        if ty.is_float() {
+            pack_floats(ty.block_bytes(), lane, bytes, quants);
+            continue;
+        }
+        let scales = &mut scales[row / GROUP * group_scales..][..group_scales];
+        for tile in 0..cols / SUB {
+            let block = sub_block(ty, bytes, tile);
+            let quants = &mut quants[tile * tile_bytes(ty)..][..tile_bytes(ty)];
+            pack_quants(ty, lane, &block.quants, quants);
+            pack_scales(ty, lane, tile, &block, scales);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dequantize::dequantize;
-    use crate::sample::{Random, bits, weights};
+    use crate::sample::{Random, bits, pack, weights};
 
     #[test]
     fn a_packed_row_is_the_dequantised_row_for_every_type() {
@@ -206,7 +230,7 @@ mod tests {
             let mut random = Random::new(1);
             for (rows, cols) in [(1, 256), (8, 512), (13, 768)] {
                 let bytes = weights(ty, rows, cols, &mut random);
-                let matrix = Matrix::pack(ty, rows, cols, &bytes).unwrap();
+                let matrix = pack(ty, rows, cols, &bytes).unwrap();
                 let (mut packed, mut plain) = (vec![0.0; cols], vec![0.0; rows * cols]);
                 dequantize(ty, &bytes, &mut plain).unwrap();
                 for row in 0..rows {
@@ -225,7 +249,7 @@ mod tests {
     fn packing_takes_no_more_than_the_file_when_rows_are_whole_groups() {
         for ty in TensorType::ALL {
             let bytes = weights(ty, 16, 512, &mut Random::new(2));
-            let packed = Matrix::pack(ty, 16, 512, &bytes).unwrap().bytes();
+            let packed = pack(ty, 16, 512, &bytes).unwrap().bytes();
             let spare = 16 * 512 / 256 * 4; // K formats: 6-bit scales become bytes
             assert!(packed <= bytes.len() + spare, "{ty}: {packed} of {}", bytes.len());
         }
@@ -233,7 +257,7 @@ mod tests {
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
-        let pack = |ty, rows, cols, len| Matrix::pack(ty, rows, cols, &vec![0; len]).err();
+        let pack = |ty, rows, cols, len| pack(ty, rows, cols, &vec![0; len]).err();
         assert_eq!(
             pack(TensorType::F32, 0, 8, 0),
             Some(PackError::Empty { rows: 0, cols: 8 })

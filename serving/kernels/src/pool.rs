@@ -11,13 +11,13 @@ mod team;
 
 use crate::isa::Isa;
 pub(crate) use shared::Shared;
-pub(crate) use team::{Member, Stages};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
+pub(crate) use team::{Member, Stages};
 
 /// How long a thread waits awake: longer than the caller's pauses between the barriers of a layer,
 /// shorter than anything a scheduler of the system would notice.

@@ -5,7 +5,7 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
-use crate::OutOfMemory;
+use crate::buffer::{HUGE, OutOfMemory, advise};
 
 /// A loop of arithmetic on registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +69,6 @@ pub fn read(data: &[u8]) -> u64 {
     words.fold(0, |all, word| all | u64::from_le_bytes(*word))
 }
 
-/// Size and alignment of a huge page.
-const HUGE: usize = 2 << 20;
-
 /// Written memory on pages of a chosen size.
 #[derive(Debug)]
 pub struct Pages {
@@ -112,21 +109,6 @@ impl Drop for Pages {
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
-
-#[cfg(target_os = "linux")]
-fn advise(start: NonNull<u8>, size: usize, huge: bool) {
-    unsafe extern "C" {
-        fn madvise(address: *mut u8, length: usize, advice: i32) -> i32;
-    }
-    const MADV_HUGEPAGE: i32 = 14;
-    const MADV_NOHUGEPAGE: i32 = 15;
-    // SAFETY: a hint for memory that is ours alone; it changes no content. A refusal is harmless: the caller
-    // shows what pages there are.
-    unsafe { madvise(start.as_ptr(), size, if huge { MADV_HUGEPAGE } else { MADV_NOHUGEPAGE }) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise(_: NonNull<u8>, _: usize, _: bool) {}
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {

@@ -1,5 +1,7 @@
 //! Data for tests: reproducible numbers, and weights in the file formats. For tests only.
 
+use crate::matrix::{Matrix, PackError};
+use crate::store::Store;
 use crate::tensor_type::TensorType;
 use half::f16;
 
@@ -50,6 +52,12 @@ pub(crate) fn weights(ty: TensorType, rows: usize, cols: usize, random: &mut Ran
         }
     }
     bytes
+}
+
+/// A matrix in a store of its own.
+pub(crate) fn pack(ty: TensorType, rows: usize, cols: usize, bytes: &[u8]) -> Result<Matrix, PackError> {
+    let size = Matrix::packed_bytes(ty, rows, cols).unwrap_or(0);
+    Matrix::pack(&mut Store::new(size)?, ty, rows, cols, bytes)
 }
 
 /// Where a block has its f16 numbers.

@@ -2,25 +2,38 @@
 //! file's bytes are read one tensor at a time and dropped once packed.
 use std::fs::File;
 
-use windlass_kernels::{Decoder, Layer, Matrix, Projection, Rope, TensorType, dequantize};
+use windlass_kernels::{Decoder, Layer, Matrix, Projection, Rope, Store, TensorType, dequantize};
 
 use super::{Family, Shape};
+use crate::engine::LoadError;
 use crate::load::gguf::{Gguf, GgufError, TensorInfo};
 
-/// Bytes that the weights of a file take once packed, or somewhat more: padding of rows and wider scales.
+/// Bytes that the matrices of a file take once packed.
 pub fn packed_bytes(gguf: &Gguf) -> u64 {
-    let file: u64 = gguf
-        .tensors()
-        .iter()
-        .fold(0, |sum, tensor| sum.saturating_add(tensor.bytes));
-    file.saturating_add(file / 8)
+    let packed = gguf.tensors().iter().map(|tensor| match tensor.dims[..] {
+        [cols, rows] => match (
+            TensorType::from_ggml(tensor.kind.id),
+            usize::try_from(rows),
+            usize::try_from(cols),
+        ) {
+            (Some(ty), Ok(rows), Ok(cols)) => {
+                Matrix::packed_bytes(ty, rows, cols).map_or(u64::MAX, |bytes| bytes as u64)
+            }
+            // Of a type that is refused when the tensor is read.
+            _ => 0,
+        },
+        _ => 0,
+    });
+    packed.fold(0, u64::saturating_add)
 }
 
 /// Reads and packs all weights.
-pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Decoder, GgufError> {
+pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Decoder, LoadError> {
+    let size = usize::try_from(packed_bytes(gguf)).unwrap_or(usize::MAX);
     let mut reader = Reader {
         gguf,
         file,
+        store: Store::new(size)?,
         bytes: Vec::new(),
     };
     let embedding = reader.matrix("token_embd.weight", shape.vocabulary, shape.width)?;
@@ -47,6 +60,7 @@ pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<De
 struct Reader<'a> {
     gguf: &'a Gguf,
     file: &'a File,
+    store: Store,
     bytes: Vec<u8>,
 }
 
@@ -80,7 +94,7 @@ impl Reader<'_> {
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, GgufError> {
         let (tensor, ty) = self.read(name, &[cols as u64, rows as u64])?;
-        Matrix::pack(ty, rows, cols, &self.bytes)
+        Matrix::pack(&mut self.store, ty, rows, cols, &self.bytes)
             .map_err(|error| self.gguf.tensor_error(&tensor.name, format!("cannot be used: {error}")))
     }
 

@@ -79,7 +79,11 @@ impl Sequence {
                     query.copy_from_slice(&self.queries[row * width + head * span..][..span]);
                     query.iter_mut().for_each(|x| *x *= 1.0 / (self.dim as f32).sqrt());
                 }
-                let run = Rows { blocks: &blocks, position, count };
+                let run = Rows {
+                    blocks: &blocks,
+                    position,
+                    count,
+                };
                 // SAFETY: one thread.
                 unsafe { attend(isa, cache.shared(), 1, head, run, &mut scratch) };
                 for row in 0..count {

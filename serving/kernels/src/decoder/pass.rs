@@ -50,14 +50,28 @@ impl<'a> Pass<'a> {
         self.embed(member);
         for (index, layer) in self.decoder.layers.iter().enumerate() {
             let rows = |row| row;
-            self.norm_stage(member, own, self.batch.len(), rows, &layer.attention_norm, self.buffers.inputs);
+            self.norm_stage(
+                member,
+                own,
+                self.batch.len(),
+                rows,
+                &layer.attention_norm,
+                self.buffers.inputs,
+            );
             self.project(member, own, layer);
             if !self.is_decoding {
                 self.store(member, index);
             }
             self.attention(member, own, index);
             self.residual(member, own, &layer.o, self.buffers.attended);
-            self.norm_stage(member, own, self.batch.len(), rows, &layer.feed_forward_norm, self.buffers.inputs);
+            self.norm_stage(
+                member,
+                own,
+                self.batch.len(),
+                rows,
+                &layer.feed_forward_norm,
+                self.buffers.inputs,
+            );
             self.feed_forward(member, own, layer);
             self.residual(member, own, &layer.down, self.buffers.inner);
         }
@@ -68,7 +82,9 @@ impl<'a> Pass<'a> {
     fn embed(&self, member: &Member<'_>) {
         let (width, angles) = (self.decoder.width(), self.decoder.rope.angles_len());
         member.stage(self.batch.len(), |row| {
-            let Buffers { hidden, angles: table, .. } = &self.buffers;
+            let Buffers {
+                hidden, angles: table, ..
+            } = &self.buffers;
             // SAFETY: an item is a row.
             let (hidden, table) = unsafe { (of_row(*hidden, row, width), of_row(*table, row, angles)) };
             let row = self.batch.rows[row];
@@ -123,7 +139,10 @@ impl<'a> Pass<'a> {
     ///
     /// # Safety
     /// Inside an item of a stage in which neither hidden states nor `target` are written.
-    #[allow(clippy::too_many_arguments, reason = "the private and the shared way have this in common")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the private and the shared way have this in common"
+    )]
     unsafe fn normed<'s>(
         &self,
         member: &Member<'_>,
@@ -162,11 +181,26 @@ impl<'a> Pass<'a> {
             // SAFETY: hidden states and inputs are not written in this stage.
             let input = unsafe {
                 let (norm, target) = (&layer.attention_norm, self.buffers.inputs);
-                self.normed(member, (private, &mut own.row), &mut is_made, count, |row| row, norm, target)
+                self.normed(
+                    member,
+                    (private, &mut own.row),
+                    &mut is_made,
+                    count,
+                    |row| row,
+                    norm,
+                    target,
+                )
             };
             for group in item.groups {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                let results = product(member.isa(), matrix, group, input, item.tokens.clone(), &mut own.product);
+                let results = product(
+                    member.isa(),
+                    matrix,
+                    group,
+                    input,
+                    item.tokens.clone(),
+                    &mut own.product,
+                );
                 for (row, eight) in item.tokens.clone().zip(results) {
                     let at = row * matrix.rows() + group * GROUP;
                     // SAFETY: no other item has this group and these tokens.
@@ -217,7 +251,12 @@ impl<'a> Pass<'a> {
 
     /// Attention; its results are quantised for the output projection.
     fn attention(&self, member: &Member<'_>, own: &mut Own, layer: usize) {
-        let Decoder { heads, kv_heads, head_dim: dim, .. } = *self.decoder;
+        let Decoder {
+            heads,
+            kv_heads,
+            head_dim: dim,
+            ..
+        } = *self.decoder;
         let ratio = heads / kv_heads;
         let runs = Runs::new(self.batch, rows_together(ratio));
         let columns = kv_heads.div_ceil(self.heads_together);
@@ -261,7 +300,11 @@ impl<'a> Pass<'a> {
             let width = (last_head - first_head) * span;
             for (row, result) in (first..).zip(results.chunks_exact(width)) {
                 // SAFETY: no other item has these rows and heads.
-                unsafe { self.buffers.attended.write(member.isa(), row, first_head * span, result) };
+                unsafe {
+                    self.buffers
+                        .attended
+                        .write(member.isa(), row, first_head * span, result)
+                };
             }
         });
     }
@@ -276,7 +319,14 @@ impl<'a> Pass<'a> {
             let input = unsafe { input.input() };
             for group in item.groups {
                 let lanes = GROUP.min(width - group * GROUP);
-                let results = product(member.isa(), matrix, group, input, item.tokens.clone(), &mut own.product);
+                let results = product(
+                    member.isa(),
+                    matrix,
+                    group,
+                    input,
+                    item.tokens.clone(),
+                    &mut own.product,
+                );
                 for (row, eight) in item.tokens.clone().zip(results) {
                     let at = row * width + group * GROUP;
                     // SAFETY: no other item has this group and these tokens.
@@ -299,7 +349,15 @@ impl<'a> Pass<'a> {
             // SAFETY: hidden states and inputs are not written in this stage.
             let input = unsafe {
                 let (norm, target) = (&layer.feed_forward_norm, self.buffers.inputs);
-                self.normed(member, (private, &mut own.row), &mut is_made, count, |row| row, norm, target)
+                self.normed(
+                    member,
+                    (private, &mut own.row),
+                    &mut is_made,
+                    count,
+                    |row| row,
+                    norm,
+                    target,
+                )
             };
             for part in (0..width).step_by(GROUP) {
                 let group = (column + part) / GROUP;
@@ -336,11 +394,26 @@ impl<'a> Pass<'a> {
             let item = items.get(index);
             // SAFETY: hidden states and inputs are not written in this stage.
             let input = unsafe {
-                self.normed(member, (private, &mut own.row), &mut is_made, count, row_of, norm, target)
+                self.normed(
+                    member,
+                    (private, &mut own.row),
+                    &mut is_made,
+                    count,
+                    row_of,
+                    norm,
+                    target,
+                )
             };
             for group in item.groups {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                let results = product(member.isa(), matrix, group, input, item.tokens.clone(), &mut own.product);
+                let results = product(
+                    member.isa(),
+                    matrix,
+                    group,
+                    input,
+                    item.tokens.clone(),
+                    &mut own.product,
+                );
                 for (output, eight) in item.tokens.clone().zip(results) {
                     own.best[output].see(group, eight, lanes);
                     if let Some(index) = outputs[output].logits {

@@ -65,9 +65,8 @@ impl Workspace {
     /// # Errors
     /// If the memory is not to be had.
     pub fn new(decoder: &Decoder, pool: &Pool, rows: usize, outputs: usize) -> Result<Workspace, OutOfMemory> {
-        let floats = |rows: usize, cols: usize| {
-            Buffer::zeroed(rows.checked_mul(cols).ok_or(OutOfMemory { bytes: usize::MAX })?)
-        };
+        let floats =
+            |rows: usize, cols: usize| Buffer::zeroed(rows.checked_mul(cols).ok_or(OutOfMemory { bytes: usize::MAX })?);
         let plain = decoder.matrices().any(|matrix| matrix.tensor_type().is_float());
         let own = || {
             Ok(Own {
@@ -201,7 +200,7 @@ pub struct WorkspaceSizes {
 pub(super) struct Best {
     values: [f32; GROUP],
     groups: [i32; GROUP],
-    /// Sums of x - x: NaN once a logit was not finite.
+    /// NaN once a logit was not finite.
     wrong: [f32; GROUP],
 }
 
@@ -215,8 +214,9 @@ impl Best {
     /// Looks at the logits of tokens `8 * group..8 * group + lanes`.
     #[inline(always)]
     pub(super) fn see(&mut self, group: usize, logits: &Eight, lanes: usize) {
-        for lane in 0..lanes {
-            self.offer(lane, logits[lane], group as i32, logits[lane] - logits[lane]);
+        for (lane, &logit) in logits.iter().enumerate().take(lanes) {
+            // 0 if the logit is finite, NaN if not.
+            self.offer(lane, logit, group as i32, logit * 0.0);
         }
     }
 
@@ -243,7 +243,8 @@ impl Best {
         let token = |lane: usize| self.groups[lane] as usize * GROUP + lane;
         let lanes = (0..GROUP).filter(|&lane| self.groups[lane] != i32::MAX);
         let best = lanes.reduce(|a, b| {
-            let is_better = self.values[b] > self.values[a] || (self.values[b] == self.values[a] && token(b) < token(a));
+            let is_better =
+                self.values[b] > self.values[a] || (self.values[b] == self.values[a] && token(b) < token(a));
             if is_better { b } else { a }
         })?;
         u32::try_from(token(best)).ok()

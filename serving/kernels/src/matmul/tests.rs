@@ -8,7 +8,7 @@ use crate::isa::Isa;
 use crate::layout::GROUP;
 use crate::matrix::Matrix;
 use crate::pool::{Pool, Shared, Stages};
-use crate::sample::{Random, bits, scale_places, weights};
+use crate::sample::{Random, bits, pack, scale_places, weights};
 use crate::tensor_type::TensorType;
 use half::f16;
 
@@ -103,7 +103,7 @@ fn products_equal_plain_arithmetic_for_every_type() {
             for (tokens, rows, cols) in [(1, 8, 256), (3, 13, 768), (9, 21, 512)] {
                 let bytes = weights(ty, rows, cols, &mut random);
                 let data = whole_numbers(&mut random, tokens, cols);
-                let matrix = Matrix::pack(ty, rows, cols, &bytes).unwrap();
+                let matrix = pack(ty, rows, cols, &bytes).unwrap();
                 let got = product(&pool, &matrix, tokens, &mut activations(&data, cols));
                 let (want, magnitude) = exact(ty, rows, cols, &bytes, &data);
                 for ((got, want), magnitude) in got.iter().zip(want).zip(magnitude) {
@@ -143,7 +143,7 @@ fn the_largest_quants_against_the_largest_activations_are_exact() {
                     block[*at..at + 2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
                 }
             }
-            let matrix = Matrix::pack(ty, 9, cols, &bytes).unwrap();
+            let matrix = pack(ty, 9, cols, &bytes).unwrap();
             let (want, _) = exact(ty, 9, cols, &bytes, &data);
             for isa in [Isa::scalar(), Isa::detect()] {
                 let got = product(&Pool::with_isa(1, isa).unwrap(), &matrix, 8, &mut activations);
@@ -172,7 +172,7 @@ fn every_instruction_set_gives_the_same_bits() {
                 continue;
             }
             let rows = 27;
-            let matrix = Matrix::pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
+            let matrix = pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
             for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 9, 33] {
                 let mut activations = activations(&random.floats(tokens * cols), cols);
                 let a = product(&scalar, &matrix, tokens, &mut activations);
@@ -189,7 +189,7 @@ fn a_float_matrix_may_have_any_number_of_columns() {
     let (scalar, detected) = (Pool::with_isa(1, Isa::scalar()).unwrap(), Pool::new(1).unwrap());
     for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
         for cols in [1, 2, 7, 33] {
-            let matrix = Matrix::pack(ty, 10, cols, &weights(ty, 10, cols, &mut random)).unwrap();
+            let matrix = pack(ty, 10, cols, &weights(ty, 10, cols, &mut random)).unwrap();
             let mut activations = activations(&random.floats(6 * cols), cols);
             assert_eq!(
                 bits(&product(&scalar, &matrix, 6, &mut activations)),
@@ -205,13 +205,13 @@ fn a_row_does_not_depend_on_batch_threads_or_neighbouring_matrices() {
     let mut random = Random::new(13);
     let (rows, cols, tokens) = (77, 256, 150);
     for ty in TensorType::ALL {
-        let matrix = Matrix::pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
+        let matrix = pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
         let data = random.floats(tokens * cols);
         let all = product(&Pool::new(1).unwrap(), &matrix, tokens, &mut activations(&data, cols));
         for threads in [2, 3] {
             let pool = Pool::new(threads).unwrap();
             let mut activations = activations(&data, cols);
-            let other = Matrix::pack(TensorType::F32, 3, cols, &vec![0; 3 * cols * 4]).unwrap();
+            let other = pack(TensorType::F32, 3, cols, &vec![0; 3 * cols * 4]).unwrap();
             let [a, b, c] = products(&pool, [&matrix, &other, &matrix], tokens, &mut activations);
             assert_eq!(bits(&a), bits(&all), "{ty}, {threads} threads");
             assert_eq!(bits(&c), bits(&all), "{ty}, {threads} threads");
@@ -239,7 +239,7 @@ fn a_row_that_is_not_finite_spoils_only_its_own_products() {
     let mut random = Random::new(14);
     for ty in TensorType::ALL {
         let (rows, cols) = (16, 256);
-        let matrix = Matrix::pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
+        let matrix = pack(ty, rows, cols, &weights(ty, rows, cols, &mut random)).unwrap();
         let mut data = random.floats(6 * cols);
         let pool = Pool::new(1).unwrap();
         let clean = product(&pool, &matrix, 6, &mut activations(&data, cols));

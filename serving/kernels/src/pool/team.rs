@@ -22,7 +22,10 @@ impl Counter {
         let mut seen = self.0.load(Ordering::Relaxed);
         while (seen >> 32) as u32 != job {
             let fresh = u64::from(job) << 32 | u64::from(more);
-            match self.0.compare_exchange_weak(seen, fresh, Ordering::AcqRel, Ordering::Relaxed) {
+            match self
+                .0
+                .compare_exchange_weak(seen, fresh, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return 0,
                 Err(now) => seen = now,
             }
