@@ -4,6 +4,7 @@
 mod client;
 mod compare;
 mod engine;
+mod kernels;
 mod load;
 mod machine;
 mod prompt;
@@ -36,6 +37,14 @@ enum Command {
     Engine {
         #[command(flatten)]
         args: engine::EngineArgs,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures products of every tensor type, with their share of what the machine can do at best.
+    Kernels {
+        #[command(flatten)]
+        args: kernels::KernelsArgs,
         /// Prints lines of JSON.
         #[arg(long)]
         json: bool,
@@ -89,6 +98,21 @@ async fn main() -> Result<()> {
                 } = rates;
                 println!(
                     "{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s, {tg} each written at {speed_tg:7.1} tokens/s"
+                );
+            }
+        }),
+        Command::Kernels { args, json } => kernels::run(&args, |rate| {
+            if json {
+                print_json(&rate);
+            } else {
+                println!(
+                    "{:5} {:4} tokens {:7.1} GMAC/s ({:3.0} % of the arithmetic) {:6.1} GB/s ({:3.0} % of the memory)",
+                    rate.ty,
+                    rate.tokens,
+                    rate.giga_macs,
+                    100.0 * rate.share_of_arithmetic,
+                    rate.giga_bytes,
+                    100.0 * rate.share_of_memory
                 );
             }
         }),

@@ -43,33 +43,47 @@ pub fn run(threads: usize, mut print: impl FnMut(Roof)) -> Result<()> {
             ),
         };
         for &threads in &counts {
-            let part = pages.bytes().len() / threads;
-            let seconds = fastest(threads, |index| {
-                std::hint::black_box(read(&pages.bytes()[index * part..][..part]));
-            });
             print(Roof {
                 name: name.clone(),
-                giga_per_s: (part * threads) as f64 / seconds / 1e9,
+                giga_per_s: read_rate(&pages, threads),
                 unit: "GB/s",
                 threads,
             });
         }
     }
-    for arithmetic in Arithmetic::ALL {
-        let macs = arithmetic.run(1).context("this processor has no AVX2")? * ITERATIONS;
+    for kind in Arithmetic::ALL {
         for &threads in &counts {
-            let seconds = fastest(threads, |_| {
-                std::hint::black_box(arithmetic.run(ITERATIONS));
-            });
             print(Roof {
-                name: arithmetic.name().to_owned(),
-                giga_per_s: (macs * threads as u64) as f64 / seconds / 1e9,
+                name: kind.name().to_owned(),
+                giga_per_s: arithmetic(kind, threads)?,
                 unit: "GMAC/s",
                 threads,
             });
         }
     }
     Ok(())
+}
+
+/// 10^9 bytes that `threads` threads read a second, from huge pages as far as the kernel gives them.
+pub fn memory(threads: usize) -> Result<f64> {
+    Ok(read_rate(&Pages::new(BYTES, true)?, threads))
+}
+
+/// 10^9 multiply-adds that `threads` threads do a second.
+pub fn arithmetic(kind: Arithmetic, threads: usize) -> Result<f64> {
+    let macs = kind.run(1).context("this processor has no AVX2")? * ITERATIONS;
+    let seconds = fastest(threads, |_| {
+        std::hint::black_box(kind.run(ITERATIONS));
+    });
+    Ok((macs * threads as u64) as f64 / seconds / 1e9)
+}
+
+fn read_rate(pages: &Pages, threads: usize) -> f64 {
+    let part = pages.bytes().len() / threads;
+    let seconds = fastest(threads, |index| {
+        std::hint::black_box(read(&pages.bytes()[index * part..][..part]));
+    });
+    (part * threads) as f64 / seconds / 1e9
 }
 
 /// Seconds from a common start to the end of the slowest thread, in the best of many tries.

@@ -48,11 +48,14 @@ fn a_deleted_model_takes_everything_along() {
         let deleted = Instant::now();
         // In the foreground, the object stays until its children are gone: GitOps tools prune like that.
         let models = space.api::<ModelDeployment>();
-        models.delete("chat", &DeleteParams::foreground()).await?;
-        let going = until_is(&models, "chat", "a deletion that waits", GONE, |object| {
-            object.metadata.deletion_timestamp.is_some()
-        });
-        space.capture("terminating-foreground", &going.await?)?;
+        let answer = models.delete("chat", &DeleteParams::foreground()).await?;
+        // The answer is the object as it waits; asking for it later may be too late.
+        let going = answer.left().context("the deletion did not wait for the children")?;
+        ensure!(
+            going.metadata.deletion_timestamp.is_some(),
+            "the object is not being deleted"
+        );
+        space.capture("terminating-foreground", &going)?;
         model.is_gone(deleted).await
     });
 }

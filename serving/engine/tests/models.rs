@@ -168,9 +168,14 @@ fn qwen2_predicts_the_tokens_that_llama_cpp_predicts() {
 
 #[test]
 fn requests_together_get_the_tokens_that_they_get_alone() {
-    let mut engine = load(SMOLLM2, &options());
+    together_is_as_alone(SMOLLM2, 24);
+    together_is_as_alone(QWEN, 8);
+}
+
+fn together_is_as_alone(file: &str, max_tokens: usize) {
+    let mut engine = load(file, &options());
     let prompts = prompts(&engine);
-    let request = |id: usize| request(id as u64, prompts[id].clone(), 24);
+    let request = |id: usize| request(id as u64, prompts[id].clone(), max_tokens);
     let together = complete(&mut engine, (0..prompts.len()).map(request).collect());
     for (id, (tokens, _)) in together.iter().enumerate() {
         let alone = complete(
@@ -180,16 +185,22 @@ fn requests_together_get_the_tokens_that_they_get_alone() {
                 ..request(id)
             }],
         );
-        assert_eq!(&alone[0].0, tokens, "prompt {id}");
+        assert_eq!(&alone[0].0, tokens, "{file}, prompt {id}");
     }
 }
 
 #[test]
 fn threads_chunks_and_block_sizes_do_not_change_a_token() {
+    no_way_to_cut_the_work_changes_a_token(SMOLLM2, &[(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)], 16);
+    no_way_to_cut_the_work_changes_a_token(QWEN, &[(1, 512, 16), (2, 24, 8)], 6);
+}
+
+/// `ways`: threads, tokens of a step, tokens of a block.
+fn no_way_to_cut_the_work_changes_a_token(file: &str, ways: &[(usize, usize, usize)], max_tokens: usize) {
     let mut expected = None;
-    for (threads, max_batch_tokens, block_tokens) in [(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)] {
+    for &(threads, max_batch_tokens, block_tokens) in ways {
         let mut engine = load(
-            SMOLLM2,
+            file,
             &EngineOptions {
                 threads,
                 max_batch_tokens,
@@ -198,7 +209,7 @@ fn threads_chunks_and_block_sizes_do_not_change_a_token() {
             },
         );
         let prompts = prompts(&engine);
-        let requests = (0..).zip(prompts).map(|(id, prompt)| request(id, prompt, 16));
+        let requests = (0..).zip(prompts).map(|(id, prompt)| request(id, prompt, max_tokens));
         let tokens: Vec<_> = complete(&mut engine, requests.collect())
             .into_iter()
             .map(|(tokens, _)| tokens)
@@ -206,7 +217,7 @@ fn threads_chunks_and_block_sizes_do_not_change_a_token() {
         let expected = expected.get_or_insert_with(|| tokens.clone());
         assert_eq!(
             &tokens, expected,
-            "{threads} threads, chunks of {max_batch_tokens}, blocks of {block_tokens}"
+            "{file}: {threads} threads, chunks of {max_batch_tokens}, blocks of {block_tokens}"
         );
     }
 }

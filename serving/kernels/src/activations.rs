@@ -167,9 +167,7 @@ struct Lane<'a> {
 
 impl Lane<'_> {
     #[inline(always)]
-    fn set(&self, block: usize, quants: &[i8; BLOCK], scale: f32) {
-        let half = |half: &[i8]| half.iter().map(|&q| i16::from(q)).sum::<i16>();
-        let halves = [half(&quants[..BLOCK / 2]), half(&quants[BLOCK / 2..])];
+    fn set(&self, block: usize, quants: &[i8; BLOCK], scale: f32, halves: [i16; 2]) {
         let quad = self.quads.at(self.first + block);
         // SAFETY: `at` gives an element inside the slice. Only this lane of it is touched, by place, without a
         // reference to the whole; `Target::write`, which alone makes a `Lane`, has these columns for itself.
@@ -215,9 +213,11 @@ lanes_fn! {
     /// Quantises values into their blocks, and keeps them as floats where those are wanted.
     fn quantize(l, values: &[f32], lane: Lane<'_>, floats: Option<&mut [f32]>) {
         let mut floats = floats;
-        for (index, values) in values.chunks(BLOCK).enumerate() {
-            let mut block = [0.0; BLOCK];
-            block[..values.len()].copy_from_slice(values);
+        let (blocks, rest) = values.as_chunks::<BLOCK>();
+        let mut last = [0.0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        let last = (!rest.is_empty()).then_some(&last);
+        for (index, block) in blocks.iter().chain(last).enumerate() {
             let mut largest = l.splat(0.0);
             // x - x is NaN exactly for what is not finite; a sum of zeros stays zero.
             let mut wrong = l.splat(0.0);
@@ -230,16 +230,21 @@ lanes_fn! {
             let largest = l.max_of(largest);
             let mut quants = [0; BLOCK];
             if !finite {
-                block.fill(f32::NAN);
-                lane.set(index, &quants, f32::NAN);
+                lane.set(index, &quants, f32::NAN, [0; 2]);
             } else if largest >= TINY {
-                l.quantize(&block, QMAX / largest, &mut quants);
-                lane.set(index, &quants, largest / QMAX);
+                l.quantize(block, QMAX / largest, &mut quants);
+                lane.set(index, &quants, largest / QMAX, l.half_sums(&quants));
             } else {
-                lane.set(index, &quants, 0.0);
+                lane.set(index, &quants, 0.0, [0; 2]);
             }
             if let Some(floats) = &mut floats {
-                floats[index * BLOCK..][..values.len()].copy_from_slice(&block[..values.len()]);
+                let end = floats.len().min((index + 1) * BLOCK);
+                let floats = &mut floats[index * BLOCK..end];
+                if finite {
+                    floats.copy_from_slice(&block[..floats.len()]);
+                } else {
+                    floats.fill(f32::NAN);
+                }
             }
         }
     }

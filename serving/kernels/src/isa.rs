@@ -17,16 +17,50 @@ pub(crate) enum Kind {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    /// The same, with the byte products of AVX-512 on 256-bit registers.
+    #[cfg(target_arch = "x86_64")]
+    Vnni(Vnni),
+}
+
+/// Proof that the processor has AVX2, FMA, F16C, AVX512VL and AVX512_VNNI: `detect` is the only way to a value.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vnni {
+    pub(crate) avx2: Avx2,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Vnni {
+    fn detect() -> Option<Vnni> {
+        let there = is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni");
+        Avx2::detect().filter(|_| there).map(|avx2| Vnni { avx2 })
+    }
 }
 
 impl Isa {
     /// The best that this processor has.
     pub fn detect() -> Isa {
         #[cfg(target_arch = "x86_64")]
+        if let Some(vnni) = Vnni::detect() {
+            return Isa(Kind::Vnni(vnni));
+        }
+        #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = Avx2::detect() {
             return Isa(Kind::Avx2(avx2));
         }
         Isa::scalar()
+    }
+
+    /// All that this processor has, the best last.
+    pub fn all() -> Vec<Isa> {
+        #[allow(unused_mut, reason = "other processors have only the portable code")]
+        let mut all = vec![Isa::scalar()];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(Avx2::detect().map(|avx2| Isa(Kind::Avx2(avx2))));
+            all.extend(Vnni::detect().map(|vnni| Isa(Kind::Vnni(vnni))));
+        }
+        all
     }
 
     /// Portable code, whatever the processor has: the same results, slower.
@@ -40,6 +74,8 @@ impl Isa {
             Kind::Scalar(_) => "scalar",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2+fma+f16c",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni(_) => "avx2+fma+f16c+avx512vl+avx512vnni",
         }
     }
 }

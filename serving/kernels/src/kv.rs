@@ -6,8 +6,9 @@
 //! token after token.
 
 use crate::buffer::{Buffer, OutOfMemory};
+use crate::isa::Isa;
+use crate::lanes::{LANES, lanes_fn};
 use crate::pool::Shared;
-use half::f16;
 
 /// Tokens whose keys lie side by side; a block holds a multiple of it.
 pub(crate) const EIGHT: usize = 8;
@@ -105,7 +106,7 @@ impl KvCache {
         let shared = self.shared();
         for (head, (keys, values)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {
             // SAFETY: the cache is borrowed alone.
-            unsafe { shared.write(layer, block, head, slot, keys, values) };
+            unsafe { shared.write(Isa::detect(), layer, block, head, slot, keys, values) };
         }
     }
 
@@ -184,8 +185,10 @@ impl<'a> SharedKv<'a> {
     ///
     /// # Panics
     /// If an index or a length is outside the cache.
+    #[allow(clippy::too_many_arguments, reason = "the place, and the two things that go there")]
     pub(crate) unsafe fn write(
         &self,
+        isa: Isa,
         layer: usize,
         block: u32,
         head: usize,
@@ -205,14 +208,21 @@ impl<'a> SharedKv<'a> {
         );
         let start = self.start(layer, block, head);
         let column = start + slot / EIGHT * EIGHT * dim + slot % EIGHT;
-        for (i, key) in keys.iter().enumerate() {
-            // SAFETY: `at` gives an element inside the cache, which belongs to the slot.
-            unsafe { self.keys.at(column + i * EIGHT).write(f16::from_f32(*key).to_bits()) };
+        for (eight, keys) in keys.as_chunks::<LANES>().0.iter().enumerate() {
+            for (i, key) in to_f16(isa, keys).into_iter().enumerate() {
+                // SAFETY: `at` gives an element inside the cache, which belongs to the slot.
+                unsafe { self.keys.at(column + (eight * LANES + i) * EIGHT).write(key) };
+            }
         }
         // SAFETY: the elements of the slot.
         let row = unsafe { self.values.get_mut(start + slot * dim..start + (slot + 1) * dim) };
-        for (stored, value) in row.iter_mut().zip(values) {
-            *stored = f16::from_f32(*value).to_bits();
+        for (stored, values) in row
+            .as_chunks_mut::<LANES>()
+            .0
+            .iter_mut()
+            .zip(values.as_chunks::<LANES>().0)
+        {
+            *stored = to_f16(isa, values);
         }
     }
 
@@ -245,9 +255,18 @@ impl<'a> SharedKv<'a> {
     }
 }
 
+lanes_fn! {
+    fn to_f16(l, x: &[f32; LANES]) -> [u16; LANES] {
+        let mut out = [0; LANES];
+        l.store_f16(l.load(x), &mut out);
+        out
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
 
     #[test]
     fn a_written_token_is_read_back_from_its_slot_alone() {

@@ -49,6 +49,11 @@ pub(crate) trait Lanes: Copy {
     /// within -127.5..127.5.
     fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]);
 
+    /// The lanes as IEEE halves, rounded to nearest, ties to even.
+    fn store_f16(self, v: Self::F, out: &mut [u16; LANES]);
+    /// The sums of the first and of the last 16.
+    fn half_sums(self, x: &[i8; 32]) -> [i16; 2];
+
     /// A hint that these halves are read soon.
     fn prefetch(self, x: &[u16]);
 
@@ -182,6 +187,15 @@ impl Lanes for Scalar {
         }
     }
     #[inline(always)]
+    fn store_f16(self, v: Self::F, out: &mut [u16; LANES]) {
+        *out = std::array::from_fn(|i| f16::from_f32(v[i]).to_bits());
+    }
+    #[inline(always)]
+    fn half_sums(self, x: &[i8; 32]) -> [i16; 2] {
+        let sum = |half: &[i8]| half.iter().map(|&x| i16::from(x)).sum();
+        [sum(&x[..16]), sum(&x[16..])]
+    }
+    #[inline(always)]
     fn prefetch(self, _: &[u16]) {}
 }
 
@@ -205,6 +219,9 @@ macro_rules! lanes_fn {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Avx2` exists only where the processor has the three features.
                 crate::isa::Kind::Avx2(lanes) => unsafe { avx2(lanes $(, $arg)*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                crate::isa::Kind::Vnni(vnni) => unsafe { avx2(vnni.avx2 $(, $arg)*) },
             }
         }
     };

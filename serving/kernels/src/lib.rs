@@ -24,6 +24,7 @@ mod ops;
 mod pool;
 pub mod roof;
 mod rope;
+pub mod speed;
 mod store;
 mod tensor_type;
 

@@ -115,6 +115,10 @@ pub(crate) fn product<'s>(
         Kind::Scalar(_) => scalar::group(matrix, group, input, tokens.start, results),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2(avx2) => avx2::group(avx2, matrix, group, input, tokens.start, &mut scratch.panel, results),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Vnni(vnni) => {
+            avx2::group_with_vnni(vnni, matrix, group, input, tokens.start, &mut scratch.panel, results)
+        }
     }
     results
 }

@@ -2,7 +2,7 @@
 //! and the same on every instruction set; none allocates.
 
 use crate::isa::Isa;
-use crate::lanes::{LANES, lanes_fn};
+use crate::lanes::{LANES, Lanes, lanes_fn};
 
 /// `x += y`, element by element.
 ///
@@ -55,13 +55,21 @@ lanes_fn! {
     /// `out = gate / (1 + exp(-gate)) * up`, element by element.
     pub(crate) fn silu_mul_on(l, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
-        for ((gate, up), out) in gate.chunks(LANES).zip(up.chunks(LANES)).zip(out.chunks_mut(LANES)) {
-            let g = l.load_part(gate, 0.0);
-            let sigmoid = l.div(g, l.add(l.splat(1.0), l.exp(l.sub(l.splat(0.0), g))));
-            let y = l.to_array(l.mul(sigmoid, l.load_part(up, 0.0)));
-            out.copy_from_slice(&y[..out.len()]);
+        let (gates, gate) = gate.as_chunks::<LANES>();
+        let (ups, up) = up.as_chunks::<LANES>();
+        let (outs, out) = out.as_chunks_mut::<LANES>();
+        for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+            l.store(silu_mul_eight(l, l.load(gate), l.load(up)), out);
         }
+        let y = l.to_array(silu_mul_eight(l, l.load_part(gate, 0.0), l.load_part(up, 0.0)));
+        out.copy_from_slice(&y[..out.len()]);
     }
+}
+
+#[inline(always)]
+fn silu_mul_eight<L: Lanes>(l: L, gate: L::F, up: L::F) -> L::F {
+    let sigmoid = l.div(gate, l.add(l.splat(1.0), l.exp(l.sub(l.splat(0.0), gate))));
+    l.mul(sigmoid, up)
 }
 
 lanes_fn! {

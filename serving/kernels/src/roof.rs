@@ -37,7 +37,7 @@ impl Arithmetic {
     /// Runs the loop and says how many multiply-adds that were; nothing where the processor lacks AVX2.
     pub fn run(self, iterations: u64) -> Option<u64> {
         #[cfg(target_arch = "x86_64")]
-        if let crate::isa::Kind::Avx2(_) = crate::cpu().0
+        if let crate::isa::Kind::Avx2(_) | crate::isa::Kind::Vnni(_) = crate::cpu().0
             && iterations > 0
         {
             // SAFETY: a value of `Avx2` exists only where the processor has AVX2 and FMA; iterations are not 0.
@@ -59,7 +59,7 @@ impl Arithmetic {
 pub fn read(data: &[u8]) -> u64 {
     let (blocks, _) = data.as_chunks::<256>();
     #[cfg(target_arch = "x86_64")]
-    if let crate::isa::Kind::Avx2(_) = crate::cpu().0
+    if let crate::isa::Kind::Avx2(_) | crate::isa::Kind::Vnni(_) = crate::cpu().0
         && !blocks.is_empty()
     {
         // SAFETY: a value of `Avx2` exists only where the processor has AVX2; there is at least one block.

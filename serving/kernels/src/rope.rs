@@ -1,6 +1,9 @@
 //! Rotary position embedding (Su et al., "RoFormer", 2021). The angles of a position are computed
 //! once, in f64, and shared by all heads and layers; the rotation itself is plain f32.
 
+use crate::isa::Isa;
+use crate::lanes::lanes_fn;
+
 /// Which two elements of a head are a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeStyle {
@@ -103,25 +106,34 @@ impl Rope {
     ///
     /// # Panics
     /// If `heads` is not whole heads or `angles` has another length than `angles_len()`.
-    pub fn rotate(&self, heads: &mut [f32], angles: &[f32]) {
+    pub(crate) fn rotate(&self, isa: Isa, heads: &mut [f32], angles: &[f32]) {
         assert_eq!(angles.len(), self.angles_len(), "rope: table of another size");
         assert!(heads.len().is_multiple_of(self.head_dim), "rope: not whole heads");
-        let pairs = self.frequencies.len();
-        let (cos, sin) = angles.split_at(pairs);
-        for head in heads.chunks_exact_mut(self.head_dim) {
-            match self.style {
-                RopeStyle::Interleaved => {
-                    for ((pair, c), s) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
-                        let [a, b] = *pair;
-                        *pair = [a * c - b * s, a * s + b * c];
-                    }
-                }
-                RopeStyle::Halves => {
-                    let (low, high) = head[..2 * pairs].split_at_mut(pairs);
-                    for (((a, b), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                        (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
-                    }
-                }
+        let (cos, sin) = angles.split_at(self.frequencies.len());
+        match self.style {
+            RopeStyle::Interleaved => rotate_interleaved(isa, heads, self.head_dim, cos, sin),
+            RopeStyle::Halves => rotate_halves(isa, heads, self.head_dim, cos, sin),
+        }
+    }
+}
+
+lanes_fn! {
+    fn rotate_interleaved(_l, heads: &mut [f32], dim: usize, cos: &[f32], sin: &[f32]) {
+        for head in heads.chunks_exact_mut(dim) {
+            for ((pair, c), s) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+                let [a, b] = *pair;
+                *pair = [a * c - b * s, a * s + b * c];
+            }
+        }
+    }
+}
+
+lanes_fn! {
+    fn rotate_halves(_l, heads: &mut [f32], dim: usize, cos: &[f32], sin: &[f32]) {
+        for head in heads.chunks_exact_mut(dim) {
+            let (low, high) = head[..2 * cos.len()].split_at_mut(cos.len());
+            for (((a, b), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
             }
         }
     }
@@ -136,7 +148,7 @@ mod tests {
         let mut angles = vec![0.0; rope.angles_len()];
         rope.angles(position, &mut angles);
         let mut head = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        rope.rotate(&mut head, &angles);
+        rope.rotate(Isa::detect(), &mut head, &angles);
         head
     }
 

@@ -6,6 +6,7 @@ use super::{Decoder, Layer, Projection};
 use crate::activations::{BLOCK, Input, QUAD, Target};
 use crate::attention::{Rows, attend, rows_together};
 use crate::batch::Batch;
+use crate::isa::Isa;
 use crate::kv::SharedKv;
 use crate::layout::GROUP;
 use crate::matmul::{CHUNK, Items, product};
@@ -205,7 +206,10 @@ impl<'a> Pass<'a> {
                     let at = row * matrix.rows() + group * GROUP;
                     // SAFETY: no other item has this group and these tokens.
                     let out = unsafe { outputs[item.matrix].get_mut(at..at + lanes) };
-                    out.copy_from_slice(&eight[..lanes]);
+                    match out.first_chunk_mut::<GROUP>() {
+                        Some(out) => *out = *eight,
+                        None => out.copy_from_slice(&eight[..lanes]),
+                    }
                     if let Some(bias) = bias {
                         add(out, &bias[group * GROUP..][..lanes]);
                     }
@@ -221,10 +225,10 @@ impl<'a> Pass<'a> {
             // SAFETY: an item is a row, and rows have different slots.
             unsafe {
                 let keys = of_row(self.buffers.k, row, width);
-                self.decoder.rope.rotate(keys, self.angles(row));
+                self.decoder.rope.rotate(member.isa(), keys, self.angles(row));
                 let values = self.buffers.v.get(row * width..(row + 1) * width);
                 for (head, (keys, values)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {
-                    self.store_head(layer, row, head, keys, values);
+                    self.store_head(member.isa(), layer, row, head, keys, values);
                 }
             }
         });
@@ -232,13 +236,13 @@ impl<'a> Pass<'a> {
 
     /// # Safety
     /// Nobody else uses the slot of the row in this head.
-    unsafe fn store_head(&self, layer: usize, row: usize, head: usize, keys: &[f32], values: &[f32]) {
+    unsafe fn store_head(&self, isa: Isa, layer: usize, row: usize, head: usize, keys: &[f32], values: &[f32]) {
         let row = self.batch.rows[row];
         let blocks = self.batch.blocks(&self.batch.parts[row.part]);
         let tokens = self.cache.block_tokens();
         let (block, slot) = (blocks[row.position / tokens], row.position % tokens);
         // SAFETY: by the contract.
-        unsafe { self.cache.write(layer, block, head, slot, keys, values) };
+        unsafe { self.cache.write(isa, layer, block, head, slot, keys, values) };
     }
 
     /// # Safety
@@ -275,8 +279,8 @@ impl<'a> Pass<'a> {
                     // SAFETY: k and v are not written in this stage; the slot belongs to this row and head.
                     unsafe {
                         key.copy_from_slice(self.buffers.k.get(at..at + dim));
-                        self.decoder.rope.rotate(key, self.angles(first));
-                        self.store_head(layer, first, head, key, self.buffers.v.get(at..at + dim));
+                        self.decoder.rope.rotate(member.isa(), key, self.angles(first));
+                        self.store_head(member.isa(), layer, first, head, key, self.buffers.v.get(at..at + dim));
                     }
                 }
                 let queries = own.attention.begin(rows.count, ratio, dim);
@@ -285,7 +289,7 @@ impl<'a> Pass<'a> {
                     // SAFETY: q is not written in this stage.
                     unsafe {
                         query.copy_from_slice(self.buffers.q.get(at..at + span));
-                        self.decoder.rope.rotate(query, self.angles(row));
+                        self.decoder.rope.rotate(member.isa(), query, self.angles(row));
                     }
                     query.iter_mut().for_each(|x| *x *= scale);
                 }
@@ -364,7 +368,9 @@ impl<'a> Pass<'a> {
                 for (matrix, out) in [(&layer.gate, &mut own.gate), (&layer.up, &mut own.up)] {
                     let results = product(member.isa(), matrix, group, input, tokens.clone(), &mut own.product);
                     for (out, eight) in out.iter_mut().zip(results) {
-                        out[part..part + GROUP].copy_from_slice(eight);
+                        if let Some(out) = out[part..].first_chunk_mut::<GROUP>() {
+                            *out = *eight;
+                        }
                     }
                 }
             }
@@ -419,7 +425,8 @@ impl<'a> Pass<'a> {
                     if let Some(index) = outputs[output].logits {
                         let at = index * matrix.rows() + group * GROUP;
                         // SAFETY: no other item has this group and these outputs.
-                        unsafe { self.buffers.logits.get_mut(at..at + lanes) }.copy_from_slice(&eight[..lanes]);
+                        let out = unsafe { self.buffers.logits.get_mut(at..at + lanes) };
+                        out.copy_from_slice(&eight[..lanes]);
                     }
                 }
             }

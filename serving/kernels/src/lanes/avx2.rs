@@ -107,6 +107,28 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
+    fn store_f16(self, v: __m256, out: &mut [u16; LANES]) {
+        has!(_mm_storeu_si128(
+            out.as_mut_ptr().cast(),
+            _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)
+        ))
+    }
+    #[inline(always)]
+    fn half_sums(self, x: &[i8; 32]) -> [i16; 2] {
+        has!({
+            let bytes = _mm256_loadu_si256(x.as_ptr().cast());
+            // Sums of pairs, then of fours: 1 * 127 * 2 fits 16 bits.
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b01_00_11_10>(fours));
+            let halves = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b10_11_00_01>(eights));
+            [
+                _mm256_extract_epi32::<0>(halves) as i16,
+                _mm256_extract_epi32::<4>(halves) as i16,
+            ]
+        })
+    }
+    #[inline(always)]
     fn prefetch(self, x: &[u16]) {
         // A cache line is 32 halves.
         for line in x.chunks(32) {

@@ -98,7 +98,7 @@ fn whole_numbers(random: &mut Random, rows: usize, cols: usize) -> Vec<f32> {
 fn products_equal_plain_arithmetic_for_every_type() {
     let mut random = Random::new(10);
     for ty in TensorType::ALL {
-        for isa in [Isa::scalar(), Isa::detect()] {
+        for isa in Isa::all() {
             let pool = Pool::with_isa(2, isa).unwrap();
             for (tokens, rows, cols) in [(1, 8, 256), (3, 13, 768), (9, 21, 512)] {
                 let bytes = weights(ty, rows, cols, &mut random);
@@ -145,7 +145,7 @@ fn the_largest_quants_against_the_largest_activations_are_exact() {
             }
             let matrix = pack(ty, 9, cols, &bytes).unwrap();
             let (want, _) = exact(ty, 9, cols, &bytes, &data);
-            for isa in [Isa::scalar(), Isa::detect()] {
+            for isa in Isa::all() {
                 let got = product(&Pool::with_isa(1, isa).unwrap(), &matrix, 8, &mut activations);
                 for (got, want) in got.iter().zip(&want) {
                     // All parts are whole multiples of 0.5 below 2^24 of them, except the sums of Q6_K.
@@ -165,7 +165,8 @@ fn the_largest_quants_against_the_largest_activations_are_exact() {
 fn every_instruction_set_gives_the_same_bits() {
     let mut random = Random::new(11);
     let scalar = Pool::with_isa(1, Isa::scalar()).unwrap();
-    let detected = Pool::new(1).unwrap();
+    let others = Isa::all().into_iter().map(|isa| Pool::with_isa(1, isa).unwrap());
+    let others: Vec<Pool> = others.collect();
     for ty in TensorType::ALL {
         for cols in [32, 256, 576, 896, 1536] {
             if ty.row_bytes(cols).is_none() {
@@ -176,8 +177,10 @@ fn every_instruction_set_gives_the_same_bits() {
             for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 9, 33] {
                 let mut activations = activations(&random.floats(tokens * cols), cols);
                 let a = product(&scalar, &matrix, tokens, &mut activations);
-                let b = product(&detected, &matrix, tokens, &mut activations);
-                assert_eq!(bits(&a), bits(&b), "{ty}, {tokens} x {cols}");
+                for pool in &others {
+                    let b = product(pool, &matrix, tokens, &mut activations);
+                    assert_eq!(bits(&a), bits(&b), "{ty}, {tokens} x {cols} on {}", pool.isa().name());
+                }
             }
         }
     }

@@ -1,5 +1,5 @@
-//! One tile of 8 rows x 32 columns: unpacking it into byte vectors, and multiplying it with up to four
-//! tokens. Loops are over constants and unroll; at most 12 registers are live in the product.
+//! One tile of 8 rows x 32 columns: unpacking it into byte vectors, and what its product with up to four tokens
+//! becomes in floats. Loops are over constants and unroll.
 
 use super::format::Format;
 use crate::activations::Quad;
@@ -7,17 +7,50 @@ use crate::layout::{Quants, SUPER, Scales, scale_bytes};
 use std::arch::x86_64::*;
 
 /// Vectors of a tile: four columns of eight rows each.
-const VECTORS: usize = 8;
+pub(super) const VECTORS: usize = 8;
 
 /// An unpacked tile: a byte a quant.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct Tile {
     /// Vector `j`: columns `4j..4j+4` of row 0, of row 1, ….
-    quants: [__m256i; VECTORS],
+    pub(super) quants: [__m256i; VECTORS],
     /// The f32 scale of each row.
-    scale: __m256,
+    pub(super) scale: __m256,
     /// The f32 minimum of each row; for halves, bits of a pair of i16 sub-scales a row; else nothing.
-    extra: __m256,
+    pub(super) extra: __m256,
+}
+
+/// Packed bytes that are needed soon; empty for none.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ahead<'a> {
+    pub(super) quants: &'a [u8],
+    pub(super) scales: &'a [u8],
+}
+
+impl Ahead<'_> {
+    /// Asks for the quants of tile `index`, and for its scales.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn prefetch<F: Format>(self, index: usize) {
+        let size = F::VECTORS * 32;
+        if let Some(tile) = self.quants.get(index * size..(index + 1) * size) {
+            for line in tile.chunks(64) {
+                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+            }
+            // Where a type has fewer scales than 32 bytes a tile, some lines are asked for twice.
+            if let Some(scale) = self.scales.get(index * 32) {
+                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(scale).cast());
+            }
+        }
+    }
+}
+
+/// The sums of the two halves of token `n`, for every row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn halves(quad: &Quad, n: usize) -> __m256i {
+    // SAFETY: the reference is to two 16-bit halves, and the read needs no alignment.
+    _mm256_set1_epi32(unsafe { quad.halves[n].as_ptr().cast::<i32>().read_unaligned() })
 }
 
 /// Reads tile `index` of a group from its packed quants and the scales of the group.
@@ -113,11 +146,15 @@ fn unpack_scales<F: Format>(scales: &[u8], index: usize) -> (__m256, __m256) {
     }
 }
 
-/// Adds the products of a tile with the first `N` tokens of a quad.
+/// Scales the exact integer part of each token and adds it, and the part of the minimum.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn accumulate<F: Format, const N: usize>(tile: &Tile, quad: &Quad, sums: &mut [__m256; N]) {
-    let integers = integers::<F, N>(tile, quad);
+pub(super) fn finish<F: Format, const N: usize>(
+    tile: &Tile,
+    quad: &Quad,
+    integers: [__m256i; N],
+    sums: &mut [__m256; N],
+) {
     for n in 0..N {
         let scale = _mm256_mul_ps(tile.scale, _mm256_set1_ps(quad.scale[n]));
         sums[n] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(integers[n]), sums[n]);
@@ -127,91 +164,10 @@ pub(super) fn accumulate<F: Format, const N: usize>(tile: &Tile, quad: &Quad, su
     }
 }
 
-/// The exact integer part of each token: offsets and sub-scales included.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [__m256i; N] {
-    let ones = _mm256_set1_epi16(1);
-    let zero = [_mm256_setzero_si256(); N];
-    let mut out = zero;
-    match F::QUANTS {
-        Quants::U4 => {
-            let sums = products(tile, quad, 0..8, zero);
-            for n in 0..N {
-                out[n] = _mm256_madd_epi16(sums[n], ones);
-            }
-        }
-        Quants::U5 => {
-            let (low, high) = (products(tile, quad, 0..4, zero), products(tile, quad, 4..8, zero));
-            for n in 0..N {
-                out[n] = _mm256_add_epi32(_mm256_madd_epi16(low[n], ones), _mm256_madd_epi16(high[n], ones));
-            }
-        }
-        Quants::U6 => {
-            // Vectors 0..4 are the first half of the columns, 4..8 the second; the widening multiplies by the sub-scale.
-            let pairs = _mm256_castps_si256(tile.extra);
-            let first = _mm256_or_si256(
-                _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)),
-                _mm256_slli_epi32::<16>(pairs),
-            );
-            let second = _mm256_or_si256(
-                _mm256_andnot_si256(_mm256_set1_epi32(0xffff), pairs),
-                _mm256_srli_epi32::<16>(pairs),
-            );
-            for (from, scale) in [(0, first), (1, first), (4, second), (5, second)] {
-                let sums = products(tile, quad, [from, from + 2].into_iter(), zero);
-                for n in 0..N {
-                    out[n] = _mm256_add_epi32(out[n], _mm256_madd_epi16(sums[n], scale));
-                }
-            }
-        }
-        Quants::S8 => {
-            for j in 0..VECTORS {
-                let (weight, size) = (tile.quants[j], _mm256_abs_epi8(tile.quants[j]));
-                for n in 0..N {
-                    let product = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(quad, n, j), weight));
-                    out[n] = _mm256_add_epi32(out[n], _mm256_madd_epi16(product, ones));
-                }
-            }
-        }
-    }
-    if F::OFFSET == 0 {
-        return out;
-    }
-    // offset * sum of the activations, each half times its sub-scale where there are such; 32 * 128 fits 16 bits.
-    let factors = match F::SCALES {
-        Scales::SuperHalves => _mm256_slli_epi16::<5>(_mm256_castps_si256(tile.extra)),
-        _ => _mm256_set1_epi16(F::OFFSET),
-    };
-    for n in 0..N {
-        // SAFETY: the reference is to two 16-bit halves, and the read needs no alignment.
-        let halves = _mm256_set1_epi32(unsafe { quad.halves[n].as_ptr().cast::<i32>().read_unaligned() });
-        out[n] = _mm256_sub_epi32(out[n], _mm256_madd_epi16(halves, factors));
-    }
-    out
-}
-
-/// 16-bit sums of the products of some vectors; the caller knows how many fit.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn products<const N: usize>(
-    tile: &Tile,
-    quad: &Quad,
-    vectors: impl Iterator<Item = usize>,
-    mut sums: [__m256i; N],
-) -> [__m256i; N] {
-    for j in vectors {
-        for n in 0..N {
-            sums[n] = _mm256_add_epi16(sums[n], _mm256_maddubs_epi16(tile.quants[j], four(quad, n, j)));
-        }
-    }
-    sums
-}
-
 /// Activations `4j..4j+4` of token `n`, for every row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn four(quad: &Quad, n: usize, j: usize) -> __m256i {
+pub(super) fn four(quad: &Quad, n: usize, j: usize) -> __m256i {
     let four = &quad.quants[n].as_chunks::<4>().0[j];
     // SAFETY: the reference is to four bytes, and the read needs no alignment.
     _mm256_set1_epi32(unsafe { four.as_ptr().cast::<i32>().read_unaligned() })
