@@ -81,9 +81,19 @@ impl Connection {
             .header("host", &target.authority)
             .header("content-type", "application/json")
             .body(Full::new(body))?;
+        let was_kept = self.0.is_some();
         let sender = self.open(target).await?;
         recording.sent = Instant::now();
-        let response = sender.send_request(request).await.context("no answer")?;
+        let response = match sender.send_request(request.clone()).await {
+            // Some servers close a connection after an answer without saying so in it: every client asks again.
+            Err(_) if was_kept => {
+                self.0 = None;
+                let sender = self.open(target).await?;
+                sender.send_request(request).await
+            }
+            response => response,
+        };
+        let response = response.context("no answer")?;
         let status = response.status();
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
