@@ -130,12 +130,6 @@ impl Engine {
         let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
         let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
         let weights = model::load(&gguf, &file, family, shape)?;
-        // Now that their size is known: if the estimate was low, less is left for the cache.
-        let sizes = if weights.bytes() as u64 > sizes.weights {
-            decide(&shape, weights.bytes() as u64, options)?
-        } else {
-            sizes
-        };
         let threads = Pool::new(options.threads).map_err(LoadError::Threads)?;
         let cache = KvCache::new(
             shape.layers,

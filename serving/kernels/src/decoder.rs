@@ -93,11 +93,6 @@ impl Decoder {
         self.layers.first().map_or(0, |layer| layer.gate.rows())
     }
 
-    /// Bytes of the packed weights.
-    pub fn bytes(&self) -> usize {
-        self.matrices().map(Matrix::bytes).sum()
-    }
-
     /// Computes a batch: keys and values go to the cache, what the outputs gave is in `work` afterwards.
     ///
     /// # Panics

@@ -21,8 +21,6 @@ pub struct Sizes {
     pub limits: Limits,
     /// Blocks of the cache.
     pub blocks: u32,
-    /// Bytes of the weights that this was decided with.
-    pub weights: u64,
 }
 
 /// Decides; `weights` is the number of bytes that they take.
@@ -65,7 +63,6 @@ pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Si
             block_tokens,
         },
         blocks,
-        weights,
     })
 }
 
