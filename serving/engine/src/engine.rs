@@ -1,12 +1,14 @@
 //! A loaded model and the requests that it works on. `step` computes one batch; everything else is books.
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want, Workspace};
 
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
 use crate::model::{self, Shape};
+use crate::pace::{Load, Pace};
 use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
 use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
@@ -101,6 +103,9 @@ pub struct Engine {
     batch: Batch,
     scheduler: Scheduler,
     plan: Vec<Work>,
+    pace: Pace,
+    /// Of the last step.
+    load: Load,
     finished: Vec<usize>,
     candidates: Candidates,
     stats: Stats,
@@ -150,6 +155,8 @@ impl Engine {
             batch: Batch::default(),
             scheduler: Scheduler::new(sizes.limits, sizes.blocks),
             plan: Vec::new(),
+            pace: Pace::default(),
+            load: Load::default(),
             finished: Vec::new(),
             candidates: Candidates::default(),
             stats: Stats::default(),
@@ -208,12 +215,20 @@ impl Engine {
     /// Computes one batch and appends what came out of it.
     pub fn step(&mut self, events: &mut Vec<Event>) {
         let mut plan = std::mem::take(&mut self.plan);
-        self.scheduler.plan(&mut plan);
+        self.load = self.scheduler.plan(&mut plan, &self.pace);
         if !plan.is_empty() {
             self.compute(&plan, events);
         }
         self.stats.running = plan.len();
         self.plan = plan;
+    }
+
+    /// How long the last step took, by the caller's clock: with it the engine predicts how much of a prompt fits into
+    /// a step (see [`EngineOptions::pacing`]). Without it steps are as large as `max_batch_tokens` allows.
+    pub fn learn(&mut self, took: Duration) {
+        if self.load.tokens > 0 {
+            self.pace.learn(self.load, took);
+        }
     }
 
     /// Counters and gauges.

@@ -5,6 +5,7 @@ mod engine;
 mod kv;
 pub mod load;
 mod model;
+mod pace;
 pub mod request;
 mod sample;
 mod scheduler;

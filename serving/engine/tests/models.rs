@@ -35,6 +35,7 @@ fn options() -> EngineOptions {
         context_length: Some(2048),
         max_sequences: 8,
         max_batch_tokens: 512,
+        pacing: None,
         memory_limit: None,
         block_tokens: 16,
     }
@@ -58,6 +59,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         sampling,
         ignore_eos: true,
         cache_salt: id,
+        priority: 0,
     }
 }
 

@@ -125,6 +125,7 @@ async fn submit(
             sampling: settings.sampling.clone(),
             ignore_eos: settings.ignore_eos,
             cache_salt,
+            priority: 0,
         };
         let ticket = model.engine.submit(request, own);
         let (tokenizer, metrics, stops) = (model.tokenizer.clone(), app.metrics.clone(), settings.stops.clone());
