@@ -14,6 +14,7 @@ use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
 use crate::tokenizer::Tokenizer;
 
+mod score;
 mod size;
 
 use size::{Sizes, decide};
@@ -180,25 +181,26 @@ impl Engine {
 
     /// Queues a request. What can never be computed is refused at once.
     pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
-        let context = self.info.context_length;
-        if request.prompt.is_empty() {
-            return Err(AdmitError::EmptyPrompt);
-        }
-        if request.prompt.len() >= context {
-            let prompt = request.prompt.len();
-            return Err(AdmitError::PromptTooLong { prompt, context });
-        }
-        if let Some(&token) = request
-            .prompt
-            .iter()
-            .find(|&&token| token as usize >= self.info.vocab_size)
-        {
-            return Err(AdmitError::InvalidToken(token));
-        }
+        self.check_prompt(&request.prompt)?;
         if self.scheduler.contains(request.id) {
             return Err(AdmitError::DuplicateId(request.id.0));
         }
         self.scheduler.add(request);
+        Ok(())
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<(), AdmitError> {
+        let context = self.info.context_length;
+        if prompt.is_empty() {
+            return Err(AdmitError::EmptyPrompt);
+        }
+        if prompt.len() >= context {
+            let prompt = prompt.len();
+            return Err(AdmitError::PromptTooLong { prompt, context });
+        }
+        if let Some(&token) = prompt.iter().find(|&&token| token as usize >= self.info.vocab_size) {
+            return Err(AdmitError::InvalidToken(token));
+        }
         Ok(())
     }
 

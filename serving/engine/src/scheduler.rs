@@ -88,11 +88,16 @@ impl Scheduler {
 
     /// Queues a request whose prompt has been checked.
     pub fn add(&mut self, request: Request) {
-        let pool = Rc::clone(&self.pool);
-        let sequence = Sequence::new(request, self.limits.context, self.limits.block_tokens, pool);
+        let sequence = self.sequence(request);
         let behind = |other: &Sequence| other.request.priority <= sequence.request.priority;
         let place = self.waiting.partition_point(behind);
         self.waiting.insert(place, sequence);
+    }
+
+    /// A sequence outside of the queues, with blocks of the same pool.
+    pub fn sequence(&self, request: Request) -> Sequence {
+        let pool = Rc::clone(&self.pool);
+        Sequence::new(request, self.limits.context, self.limits.block_tokens, pool)
     }
 
     /// Whether a request lives.

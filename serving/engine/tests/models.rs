@@ -256,6 +256,21 @@ fn a_cached_prefix_gives_the_same_tokens_and_is_counted() {
 }
 
 #[test]
+fn the_logits_after_each_token_lead_to_the_tokens_that_are_generated() {
+    let mut engine = load(SMOLLM2, &options());
+    let prompt = engine.tokenizer().encode_prompt("The capital of France is");
+    let answer = complete(&mut engine, vec![request(0, prompt.clone(), 12)]).remove(0).0;
+    let text = [prompt.clone(), answer.clone()].concat();
+    let mut best = Vec::new();
+    engine
+        .score(&text, |logits| best.push(windlass_kernels::argmax(logits) as u32))
+        .unwrap();
+    assert_eq!(best.len(), text.len());
+    assert_eq!(best[prompt.len() - 1..text.len() - 1], answer);
+    assert_eq!(engine.stats().blocks_used, 0);
+}
+
+#[test]
 fn a_cancelled_request_frees_its_blocks_and_the_others_go_on() {
     let mut engine = load(SMOLLM2, &options());
     let prompts = prompts(&engine);
