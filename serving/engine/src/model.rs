@@ -6,6 +6,8 @@ mod positions;
 pub mod qwen2;
 pub mod qwen3;
 mod shape;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use positions::{Positions, Rotation};
