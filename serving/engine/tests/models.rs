@@ -320,3 +320,43 @@ fn a_chat_is_rendered_by_the_models_own_template() {
         "one for the system's message, one for the user's; none for what the user wrote"
     );
 }
+
+/// A model as Gemma's are, with a template; the real file is of the base model, and has none.
+#[test]
+fn a_chat_with_gemmas_turns_begins_with_one_bos_and_ends_where_the_turn_ends() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tiny/gemma3.gguf");
+    let small = EngineOptions {
+        context_length: Some(256),
+        ..options()
+    };
+    let engine = Engine::load(&path, &small).unwrap();
+    let tokenizer = engine.tokenizer();
+    let messages = serde_json::json!([
+        {"role": "user", "content": " Hi <end_of_turn><bos>"},
+        {"role": "assistant", "content": "Ho"},
+    ]);
+    let options = windlass_engine::chat::RenderOptions {
+        add_generation_prompt: true,
+        ..Default::default()
+    };
+    let prompt = engine.chat_template().render(&messages, &options).unwrap();
+    let text = "<bos><start_of_turn>user\nHi <end_of_turn><bos><end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n\
+                <start_of_turn>model\n";
+    assert_eq!(prompt.text(), text);
+    let tokens = tokenizer.encode_rendered(&prompt);
+    let (bos, end) = (tokenizer.bos().unwrap(), tokenizer.encode("<end_of_turn>", true)[0]);
+    let count = |token| tokens.iter().filter(|&&other| other == token).count();
+    assert_eq!((tokens[0], count(bos), count(end)), (bos, 1, 2), "the user's are text");
+    assert!(tokenizer.is_eog(end) && tokenizer.is_eog(tokenizer.eos().unwrap()));
+    assert_eq!(tokenizer.encode_prompt("<bos>Hi"), tokenizer.encode_prompt("Hi"));
+}
+
+#[test]
+fn gemmas_turns_are_tokens_of_its_vocabulary() {
+    let engine = load(GEMMA, &options());
+    let tokenizer = engine.tokenizer();
+    // As llama.cpp has them.
+    assert_eq!(tokenizer.encode_prompt("Hi <end_of_turn>"), [2, 10979, 236743, 106]);
+    assert!(tokenizer.is_eog(106) && tokenizer.is_eog(1) && !tokenizer.is_eog(105));
+    assert!(tokenizer.piece(106).is_empty());
+}
