@@ -91,7 +91,7 @@ lanes_fn! {
 #[inline(always)]
 fn gelu_mul_eight<L: Lanes>(l: L, gate: L::F, up: L::F) -> L::F {
     // -2 sqrt(2 / pi), and that times 0.044715.
-    let (linear, cubic) = (l.splat(-1.595_769_1), l.splat(-0.071_354_82));
+    let (linear, cubic) = (l.splat(-1.595_769), l.splat(-0.071_354_82));
     let exponent = l.mul(gate, l.fma(l.mul(gate, gate), cubic, linear));
     l.mul(l.div(gate, l.add(l.splat(1.0), l.exp(exponent))), up)
 }

@@ -1,9 +1,11 @@
 //! One step as each thread runs it. Every access to a shared buffer is inside an item of a stage: an item has the part
 //! that it writes for itself, and what it reads was written in stages that are over.
 
+mod norm;
+
 use super::workspace::{Buffers, Own};
 use super::{Activation, Decoder, Layer, Projection};
-use crate::activations::{Activations, BLOCK, Input, QUAD, Target};
+use crate::activations::{BLOCK, Target};
 use crate::attention::{Rows, attend, rows_together};
 use crate::batch::Batch;
 use crate::isa::Isa;
@@ -14,6 +16,7 @@ use crate::matrix::Matrix;
 use crate::ops::{add, gelu_mul_on, rmsnorm_on, silu_mul_on};
 use crate::pool::{Member, Shared};
 use crate::rope::Rope;
+use norm::{Norm, Private, State};
 use std::num::NonZeroUsize;
 
 /// What the threads of a step share.
@@ -94,103 +97,6 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// Rows that a norm is for.
-    fn count(&self, norm: &Norm<'_>) -> usize {
-        if norm.is_last {
-            self.batch.outputs.len()
-        } else {
-            self.batch.len()
-        }
-    }
-
-    /// Normalises hidden states for products, if they are too many for each thread to do alone.
-    fn norm_stage(&self, member: &Member<'_>, own: &mut Own, norm: &Norm<'_>) {
-        let count = self.count(norm);
-        if count <= QUAD {
-            return;
-        }
-        let (row, sum, target) = (&mut own.row, &mut own.sum, self.buffers.inputs);
-        member.stage(count.div_ceil(QUAD), |quad| {
-            for index in quad * QUAD..((quad + 1) * QUAD).min(count) {
-                // SAFETY: an item is four rows; what it reads is not written in this stage.
-                unsafe { self.normalise(member, (&mut *row, &mut *sum), norm, index, target, true) };
-            }
-        });
-    }
-
-    /// Row `index` of a norm's results to `target`, made in `row` and `sum`. The hidden state of what follows, where the
-    /// norm makes it, is kept if `keeps`.
-    ///
-    /// # Safety
-    /// Nobody writes the row's hidden state or what is to be added to it, nobody else uses row `index` of the target, and
-    /// nobody else keeps the hidden state.
-    unsafe fn normalise(
-        &self,
-        member: &Member<'_>,
-        (row, sum): (&mut [f32], &mut [f32]),
-        norm: &Norm<'_>,
-        index: usize,
-        target: Target<'_>,
-        keeps: bool,
-    ) {
-        let (isa, width, epsilon) = (member.isa(), self.decoder.width(), self.decoder.norm_epsilon);
-        let at = if norm.is_last {
-            self.batch.outputs[index].row
-        } else {
-            index
-        };
-        let part = at * width..(at + 1) * width;
-        let out = &mut row[..width];
-        // SAFETY: by the contract; the buffer that takes the sums is not the one that is read.
-        unsafe {
-            let mut hidden = self.buffers.hidden[norm.state.buffer].get(part.clone());
-            if let Some(weight) = norm.state.post_norm {
-                rmsnorm_on(isa, self.buffers.addend.get(part.clone()), weight, epsilon, sum);
-                add(sum, hidden);
-                if keeps && !norm.is_last {
-                    let kept = self.buffers.hidden[norm.state.settled().buffer];
-                    kept.get_mut(part).copy_from_slice(sum);
-                }
-                hidden = sum;
-            }
-            rmsnorm_on(isa, hidden, norm.weight, epsilon, out);
-            target.write(isa, index, 0, out);
-        }
-    }
-
-    /// The normalised hidden states for item `item` of a stage: from `norm_stage`, or this thread's own, made with its
-    /// first item. The thread that has item 0 keeps the hidden states.
-    ///
-    /// # Safety
-    /// Inside an item of a stage in which neither what the norm reads nor its results are written.
-    unsafe fn normed<'s>(
-        &self,
-        member: &Member<'_>,
-        private: &mut Private<'s>,
-        item: usize,
-        norm: &Norm<'_>,
-    ) -> Input<'s>
-    where
-        'a: 's,
-    {
-        let count = self.count(norm);
-        if count > QUAD {
-            // SAFETY: by the contract.
-            return unsafe { self.buffers.inputs.input() };
-        }
-        if !private.is_made || (item == 0 && norm.state.post_norm.is_some()) {
-            for index in 0..count {
-                let rows = (&mut *private.row, &mut *private.sum);
-                // SAFETY: the target belongs to this thread, the hidden states that are kept to item 0; the rest by the
-                // contract.
-                unsafe { self.normalise(member, rows, norm, index, private.target, item == 0) };
-            }
-            private.is_made = true;
-        }
-        // SAFETY: the target belongs to this thread.
-        unsafe { private.target.input() }
-    }
-
     /// q, k and v with their biases.
     fn project(&self, member: &Member<'_>, own: &mut Own, layer: &Layer, norm: &Norm<'_>) {
         let count = self.batch.len();
@@ -201,7 +107,7 @@ impl<'a> Pass<'a> {
         member.stage(items.count(), |index| {
             let item = items.get(index);
             let Projection { matrix, bias } = projections[item.matrix];
-            // SAFETY: hidden states and inputs are not written in this stage.
+            // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, norm) };
             for group in item.groups {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
@@ -345,6 +251,7 @@ impl<'a> Pass<'a> {
     fn residual(&self, member: &Member<'_>, own: &mut Own, matrix: &Matrix, input: Target<'_>, state: State<'_>) {
         let items = Items::new([matrix], self.batch.len());
         let width = self.decoder.width();
+        let (hidden, addend) = (self.buffers.hidden[state.buffer], self.buffers.addend);
         member.stage(items.count(), |index| {
             let item = items.get(index);
             // SAFETY: what was written there before is not written in this stage.
@@ -361,18 +268,12 @@ impl<'a> Pass<'a> {
                 );
                 for (row, eight) in item.tokens.clone().zip(results) {
                     let at = row * width + group * GROUP;
+                    let part = at..at + lanes;
                     // SAFETY: no other item has this group and these tokens.
                     unsafe {
                         match state.post_norm {
-                            None => add(
-                                self.buffers.hidden[state.buffer].get_mut(at..at + lanes),
-                                &eight[..lanes],
-                            ),
-                            Some(_) => self
-                                .buffers
-                                .addend
-                                .get_mut(at..at + lanes)
-                                .copy_from_slice(&eight[..lanes]),
+                            None => add(hidden.get_mut(part), &eight[..lanes]),
+                            Some(_) => addend.get_mut(part).copy_from_slice(&eight[..lanes]),
                         }
                     }
                 }
@@ -394,7 +295,7 @@ impl<'a> Pass<'a> {
             let tokens = first..(first + CHUNK).min(count);
             let column = index % columns * BLOCK;
             let width = BLOCK.min(inner - column);
-            // SAFETY: hidden states and inputs are not written in this stage.
+            // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, norm) };
             for part in (0..width).step_by(GROUP) {
                 let group = (column + part) / GROUP;
@@ -423,17 +324,14 @@ impl<'a> Pass<'a> {
         if count == 0 {
             return;
         }
-        let norm = Norm {
-            is_last: true,
-            ..Norm::new(&self.decoder.final_norm, state)
-        };
+        let norm = Norm::last(&self.decoder.final_norm, state);
         self.norm_stage(member, own, &norm);
         let matrix = self.decoder.head();
         let items = Items::new([matrix], count);
         let mut private = Private::new(&mut own.normed, &mut own.row, &mut own.sum, count);
         member.stage(items.count(), |index| {
             let item = items.get(index);
-            // SAFETY: hidden states and inputs are not written in this stage.
+            // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, &norm) };
             for group in item.groups {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
@@ -464,67 +362,6 @@ impl<'a> Pass<'a> {
 unsafe fn of_row<'a>(buffer: Shared<'a, f32>, row: usize, width: usize) -> &'a mut [f32] {
     // SAFETY: by the contract.
     unsafe { buffer.get_mut(row * width..(row + 1) * width) }
-}
-
-/// The hidden states as a stage finds them.
-#[derive(Clone, Copy, Default)]
-struct State<'a> {
-    /// Which of the two buffers has them.
-    buffer: usize,
-    /// The norm of what is still to be added to them.
-    post_norm: Option<&'a [f32]>,
-}
-
-impl State<'_> {
-    /// After a norm, which added what was to be added.
-    fn settled(self) -> Self {
-        match self.post_norm {
-            None => self,
-            Some(_) => State {
-                buffer: 1 - self.buffer,
-                post_norm: None,
-            },
-        }
-    }
-}
-
-/// A norm of hidden states on their way into products.
-struct Norm<'a> {
-    weight: &'a [f32],
-    /// What it is made of.
-    state: State<'a>,
-    /// It is the one before the head: only the rows of outputs are wanted, and nothing follows.
-    is_last: bool,
-}
-
-impl<'a> Norm<'a> {
-    /// Of all rows.
-    fn new(weight: &'a [f32], state: State<'a>) -> Norm<'a> {
-        Norm {
-            weight,
-            state,
-            is_last: false,
-        }
-    }
-}
-
-/// A thread's own copy of a norm's results in one stage.
-struct Private<'s> {
-    target: Target<'s>,
-    row: &'s mut [f32],
-    sum: &'s mut [f32],
-    is_made: bool,
-}
-
-impl<'s> Private<'s> {
-    fn new(normed: &'s mut Activations, row: &'s mut [f32], sum: &'s mut [f32], count: usize) -> Private<'s> {
-        Private {
-            target: normed.target(count.min(QUAD)),
-            row,
-            sum,
-            is_made: false,
-        }
-    }
 }
 
 /// The parts of a batch, cut into runs of rows that attention takes together.
