@@ -133,9 +133,9 @@ impl Engine {
                     error,
                 }
             })?;
-        let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
+        let shape = Shape::read(&gguf, &family, tokenizer.vocab_size())?;
         let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
-        let weights = model::load(&gguf, &file, family, shape)?;
+        let weights = model::load(&gguf, &file, &family, &shape)?;
         let threads = Pool::new(options.threads).map_err(LoadError::Threads)?;
         let cache = KvCache::new(
             shape.layers,

@@ -4,7 +4,8 @@
 //! The result of a row depends on its query, its position and the keys and values of its sequence
 //! alone. Positions are cut into splits of 256 whatever the block size; in a split the softmax has
 //! its own maximum, sums of exponentials are kept in 8 lanes by position and added as a fixed tree,
-//! values are added in the order of the positions; splits are merged in order.
+//! values are added in the order of the positions; splits are merged in order. With a window, a row
+//! attends to the last positions only, its own included; eights and splits that no row sees are not read.
 
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod tests;
 use crate::isa::Isa;
 use crate::kv::{EIGHT, SharedKv};
 use crate::lanes::{LANES, Lanes, lanes_fn};
+use std::ops::Range;
 
 /// Positions of a split: scores of 256 tokens and their values stay in the first-level cache.
 const SPLIT: usize = 256;
@@ -25,8 +27,10 @@ const PASS: usize = 4;
 pub(crate) struct Rows<'a> {
     /// The blocks of the sequence, in order; they hold at least `position + count` tokens.
     pub(crate) blocks: &'a [u32],
-    /// Position of the first row; row `i` attends to positions `0..=position + i`.
+    /// Position of the first row; row `i` attends to the last `window` of the positions `0..=position + i`.
     pub(crate) position: usize,
+    /// Above 0; `usize::MAX` for all positions.
+    pub(crate) window: usize,
     /// Rows, at least one.
     pub(crate) count: usize,
 }
@@ -94,10 +98,11 @@ pub(crate) unsafe fn attend(
 ) {
     let tokens = rows.blocks.len() * cache.block_tokens();
     assert!(
-        rows.position + rows.count <= tokens && rows.count > 0,
-        "attention: position {} + {} in blocks of {tokens}",
+        rows.position + rows.count <= tokens && rows.count > 0 && rows.window > 0,
+        "attention: position {} + {}, window {}, in blocks of {tokens}",
         rows.position,
-        rows.count
+        rows.count,
+        rows.window
     );
     assert!(
         scratch.rows == rows.count && scratch.dim == cache.head_dim(),
@@ -109,7 +114,7 @@ pub(crate) unsafe fn attend(
         head,
         blocks: rows.blocks,
     };
-    attend_on(isa, &keys, rows.position, scratch);
+    attend_on(isa, &keys, rows.position, rows.window, scratch);
 }
 
 /// The keys and values that one item reads. Only `attend` makes one: its contract holds for as long as this lives.
@@ -144,27 +149,34 @@ impl Keys<'_> {
 
 lanes_fn! {
     /// Attention of all vectors of `scratch`, the first row at `position`.
-    fn attend_on(l, keys: &Keys<'_>, position: usize, scratch: &mut Scratch) {
-        let vectors = scratch.rows * scratch.ratio;
-        for first in (0..position + scratch.rows).step_by(SPLIT) {
-            // Tokens of this split that a vector sees; rows rise in position, so the counts do too.
-            let ratio = scratch.ratio;
-            let seen = |vector: usize| (position + vector / ratio + 1).saturating_sub(first).min(SPLIT);
-            score(l, keys, first, seen(vectors - 1), scratch);
+    fn attend_on(l, keys: &Keys<'_>, position: usize, window: usize, scratch: &mut Scratch) {
+        let (vectors, ratio) = (scratch.rows * scratch.ratio, scratch.ratio);
+        // The first position that a vector sees, and one past the last; rows rise in position, so both do.
+        let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
+        let end = |vector: usize| position + vector / ratio + 1;
+        for first in (start(0) / SPLIT * SPLIT..end(vectors - 1)).step_by(SPLIT) {
+            // The tokens of this split that a vector sees; of some splits none.
+            let tokens = |vector: usize| {
+                start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT)
+            };
+            score(l, keys, first, tokens(0).start..tokens(vectors - 1).end, scratch);
             scratch.split.fill(0.0);
             let mut sums = [0.0; VECTORS];
             let mut maxima = [0.0; VECTORS];
+            let mut seen = [const { 0..0 }; VECTORS];
             // More vectors than VECTORS come only from one row with many heads: they go in parts.
             for from in (0..vectors).step_by(VECTORS) {
                 let part = from..(from + VECTORS).min(vectors);
-                for vector in part.clone() {
+                for (vector, seen) in part.clone().zip(&mut seen) {
+                    *seen = tokens(vector);
                     let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
-                    (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen(vector));
+                    (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen.clone());
                 }
-                weigh(l, keys, first, part.clone(), &seen, scratch);
-                for vector in part {
-                    if seen(vector) > 0 {
-                        merge(l, scratch, vector, first == 0, maxima[vector - from], sums[vector - from]);
+                weigh(l, keys, first, from, &seen[..part.len()], scratch);
+                for (vector, seen) in part.zip(&seen) {
+                    if !seen.is_empty() {
+                        let is_first = start(vector) >= first;
+                        merge(l, scratch, vector, is_first, maxima[vector - from], sums[vector - from]);
                     }
                 }
             }
@@ -179,16 +191,16 @@ lanes_fn! {
     }
 }
 
-/// Scores of all vectors against tokens `first..first + count`, rounded up to eights.
+/// Scores of all vectors against `tokens` of the split that begins at `first`, in whole eights.
 #[inline(always)]
-fn score<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, count: usize, scratch: &mut Scratch) {
+fn score<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, tokens: Range<usize>, scratch: &mut Scratch) {
     let vectors = scratch.rows * scratch.ratio;
-    for token in (0..count).step_by(EIGHT) {
+    for token in (tokens.start / EIGHT * EIGHT..tokens.end).step_by(EIGHT) {
         let position = first + token;
         // Blocks lie anywhere, so the processor cannot guess the next one: the values are asked for while the keys
         // are scored, and the keys two eights ahead.
         l.prefetch(keys.values(position));
-        if token + 2 * EIGHT < count {
+        if token + 2 * EIGHT < tokens.end {
             l.prefetch(keys.keys(position + 2 * EIGHT).as_flattened());
         }
         let keys = keys.keys(position);
@@ -237,14 +249,18 @@ fn score_pass<L: Lanes, const N: usize>(
     }
 }
 
-/// Replaces the first `count` scores by exp(score - max) and what follows in the last eight by zeros;
-/// returns the maximum and the sum.
+/// Replaces the scores of `tokens` by exp(score - max), and what is beside them in the first and last eight by zeros;
+/// returns the maximum and the sum. Eights outside count for nothing, as zeros would.
 #[inline(always)]
-fn exponentials<L: Lanes>(l: L, scores: &mut [f32], count: usize) -> (f32, f32) {
-    let eights = &mut scores.as_chunks_mut::<LANES>().0[..count.div_ceil(LANES)];
+fn exponentials<L: Lanes>(l: L, scores: &mut [f32], tokens: Range<usize>) -> (f32, f32) {
+    let first = (tokens.start / LANES).min(tokens.end.div_ceil(LANES));
+    let eights = &mut scores.as_chunks_mut::<LANES>().0[first..tokens.end.div_ceil(LANES)];
+    // Tokens that the row does not see: whatever their keys are, their weight is exp(-inf) = 0.
+    if let Some(eight) = eights.first_mut() {
+        eight[..tokens.start % LANES].fill(f32::NEG_INFINITY);
+    }
     if let Some(last) = eights.last_mut() {
-        // Tokens beyond the row's position: whatever their keys are, their weight is exp(-inf) = 0.
-        last[count - (count - 1) / LANES * LANES..].fill(f32::NEG_INFINITY);
+        last[tokens.end - (tokens.end - 1) / LANES * LANES..].fill(f32::NEG_INFINITY);
     }
     let mut max = l.splat(f32::NEG_INFINITY);
     for eight in eights.iter() {
@@ -260,38 +276,31 @@ fn exponentials<L: Lanes>(l: L, scores: &mut [f32], count: usize) -> (f32, f32) 
     (max, l.sum(sum))
 }
 
-/// Adds the values of the split, weighted, for the vectors of `part`.
+/// Adds the values of the split, weighted, for the vectors from `from` on; `seen` are the tokens that each of them sees.
 #[inline(always)]
-fn weigh<L: Lanes>(
-    l: L,
-    keys: &Keys<'_>,
-    first: usize,
-    part: std::ops::Range<usize>,
-    seen: &impl Fn(usize) -> usize,
-    scratch: &mut Scratch,
-) {
+fn weigh<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, from: usize, seen: &[Range<usize>], scratch: &mut Scratch) {
     let Scratch { scores, split, dim, .. } = scratch;
     let dim = *dim;
-    let most = part.clone().next_back().map_or(0, seen);
-    for token in (0..most).step_by(EIGHT) {
+    let (Some(lowest), Some(highest)) = (seen.first(), seen.last()) else {
+        return;
+    };
+    for token in (lowest.start / EIGHT * EIGHT..highest.end).step_by(EIGHT) {
         let values = keys.values(first + token);
-        let mut vector = part.start;
-        while vector < part.end {
+        let sees_all = |seen: &Range<usize>| seen.start <= token && token + EIGHT <= seen.end;
+        let mut at = 0;
+        while at < seen.len() {
             // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.
-            // Counts rise with the vectors, so those from the first that sees all eight on go together.
-            let tokens = seen(vector).saturating_sub(token).min(EIGHT);
-            let together = if tokens == EIGHT {
-                PASS.min(part.end - vector)
-            } else {
-                1
-            };
+            // Vectors that see all eight are neighbours, and go together.
+            let tokens = seen[at].start.saturating_sub(token)..seen[at].end.saturating_sub(token).min(EIGHT);
+            let together = seen[at..].iter().take(PASS).take_while(|seen| sees_all(seen)).count();
+            let vector = from + at;
             match together {
-                1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
+                0 | 1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
                 2 => weigh_rows::<L, 2>(l, values, dim, tokens, vector, token, scores, split),
                 3 => weigh_rows::<L, 3>(l, values, dim, tokens, vector, token, scores, split),
                 _ => weigh_rows::<L, PASS>(l, values, dim, tokens, vector, token, scores, split),
             }
-            vector += together;
+            at += together.max(1);
         }
     }
 }
@@ -303,7 +312,7 @@ fn weigh_rows<L: Lanes, const N: usize>(
     l: L,
     values: &[u16],
     dim: usize,
-    tokens: usize,
+    tokens: Range<usize>,
     vector: usize,
     token: usize,
     scores: &[f32],
@@ -311,7 +320,7 @@ fn weigh_rows<L: Lanes, const N: usize>(
 ) {
     let mut at = 0;
     while at + 2 * LANES <= dim {
-        weigh_pass::<L, N, 2>(l, values, dim, at, tokens, vector, token, scores, split);
+        weigh_pass::<L, N, 2>(l, values, dim, at, tokens.clone(), vector, token, scores, split);
         at += 2 * LANES;
     }
     if at < dim {
@@ -327,7 +336,7 @@ fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
     values: &[u16],
     dim: usize,
     at: usize,
-    tokens: usize,
+    tokens: Range<usize>,
     vector: usize,
     token: usize,
     scores: &[f32],
@@ -342,7 +351,8 @@ fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
         }
         weights[n] = &scores[(vector + n) * SPLIT + token..].as_chunks::<EIGHT>().0[0];
     }
-    for (t, row) in values.chunks_exact(dim).take(tokens).enumerate().take(EIGHT) {
+    let rows = values.chunks_exact(dim).take(tokens.end).skip(tokens.start);
+    for (t, row) in (tokens.start..EIGHT).zip(rows) {
         let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
         let mut value = [l.splat(0.0); W];
         for w in 0..W {

@@ -33,7 +33,7 @@ mod sample;
 
 pub use batch::{Batch, Want};
 pub use buffer::OutOfMemory;
-pub use decoder::{Decoder, Layer, Projection, Workspace, WorkspaceSizes};
+pub use decoder::{Activation, Decoder, Layer, Projection, Workspace, WorkspaceSizes};
 pub use dequantize::{DequantizeError, dequantize};
 pub use isa::{Isa, cpu};
 pub use kv::{KvCache, KvError};

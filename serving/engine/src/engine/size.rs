@@ -101,6 +101,7 @@ fn check(shape: &Shape, options: &EngineOptions) -> Result<(), LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Positions, Rotation};
 
     const SHAPE: Shape = Shape {
         layers: 30,
@@ -112,9 +113,14 @@ mod tests {
         vocabulary: 49_152,
         context: 8192,
         norm_epsilon: 1e-5,
-        rope_base: 1e5,
-        rope_dims: 64,
-        rope_scale: 1.0,
+        has_post_norms: false,
+        positions: Positions {
+            rope_dims: 64,
+            rope: Rotation { base: 1e5, scale: 1.0 },
+            local_rope: None,
+            windows: Vec::new(),
+            longest: usize::MAX,
+        },
     };
     const WEIGHTS: u64 = 100 << 20;
 

@@ -16,6 +16,7 @@ struct Sequence {
     keys: Vec<f32>,
     values: Vec<f32>,
     queries: Vec<f32>,
+    window: usize,
 }
 
 impl Sequence {
@@ -34,7 +35,12 @@ impl Sequence {
             keys,
             values,
             queries,
+            window: usize::MAX,
         }
+    }
+
+    fn with_window(self, window: usize) -> Sequence {
+        Sequence { window, ..self }
     }
 
     fn tokens(&self) -> usize {
@@ -82,6 +88,7 @@ impl Sequence {
                 let run = Rows {
                     blocks: &blocks,
                     position,
+                    window: self.window,
                     count,
                 };
                 // SAFETY: one thread.
@@ -108,14 +115,15 @@ impl Sequence {
                 .sum::<f64>()
                 / (self.dim as f64).sqrt()
         };
-        let weights: Vec<f64> = (0..=token).map(|t| score(t).exp()).collect();
+        let first = (token + 1).saturating_sub(self.window);
+        let weights: Vec<f64> = (first..=token).map(|t| score(t).exp()).collect();
         let total: f64 = weights.iter().sum();
         (0..self.dim)
             .map(|i| {
                 weights
                     .iter()
                     .enumerate()
-                    .map(|(t, w)| w * kv(&self.values, t, i))
+                    .map(|(t, w)| w * kv(&self.values, first + t, i))
                     .sum::<f64>()
                     / total
             })
@@ -125,14 +133,19 @@ impl Sequence {
 
 #[test]
 fn attention_equals_plain_arithmetic() {
-    for (tokens, heads, kv_heads, dim) in [
-        (1, 1, 1, 8),
-        (9, 9, 3, 64),
-        (300, 4, 2, 24),
-        (530, 14, 2, 16),
-        (40, 20, 1, 32),
+    for (tokens, heads, kv_heads, dim, window) in [
+        (1, 1, 1, 8, usize::MAX),
+        (9, 9, 3, 64, usize::MAX),
+        (300, 4, 2, 24, usize::MAX),
+        (530, 14, 2, 16, usize::MAX),
+        (40, 20, 1, 32, usize::MAX),
+        (40, 4, 1, 16, 1),
+        (300, 9, 3, 24, 11),
+        (530, 4, 1, 32, 264),
+        (530, 14, 2, 16, 256),
+        (40, 20, 1, 32, 13),
     ] {
-        let sequence = Sequence::new(20, tokens, heads, kv_heads, dim);
+        let sequence = Sequence::new(20, tokens, heads, kv_heads, dim).with_window(window);
         for isa in [Isa::scalar(), Isa::detect()] {
             let out = sequence.attend(isa, 16, 0..tokens, rows_together(heads / kv_heads));
             for token in [0, tokens / 2, tokens - 1] {
@@ -153,8 +166,13 @@ fn attention_equals_plain_arithmetic() {
 
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
-    for (tokens, heads, kv_heads, dim) in [(270, 9, 3, 64), (33, 14, 2, 64), (12, 18, 1, 40)] {
-        let sequence = Sequence::new(21, tokens, heads, kv_heads, dim);
+    for (tokens, heads, kv_heads, dim, window) in [
+        (270, 9, 3, 64, usize::MAX),
+        (33, 14, 2, 64, usize::MAX),
+        (12, 18, 1, 40, usize::MAX),
+        (270, 9, 3, 64, 100),
+    ] {
+        let sequence = Sequence::new(21, tokens, heads, kv_heads, dim).with_window(window);
         let scalar = sequence.attend(Isa::scalar(), 16, 0..tokens, 5);
         let detected = sequence.attend(Isa::detect(), 16, 0..tokens, 5);
         assert_eq!(bits(&scalar), bits(&detected));
@@ -163,17 +181,32 @@ fn every_instruction_set_gives_the_same_bits() {
 
 #[test]
 fn a_row_does_not_depend_on_the_rows_beside_it_or_on_the_block_size() {
-    let sequence = Sequence::new(22, 523, 6, 2, 32);
     let width = 6 * 32;
-    let all = sequence.attend(Isa::detect(), 16, 0..523, 5);
-    for (together, block_tokens) in [(1, 8), (2, 16), (5, 32), (4, 264)] {
-        for rows in [0..523, 0..1, 255..256, 256..258, 500..523, 522..523] {
-            let part = sequence.attend(Isa::detect(), block_tokens, rows.clone(), together);
-            assert_eq!(
-                bits(&part),
-                bits(&all[rows.start * width..rows.end * width]),
-                "{rows:?} in {block_tokens}s"
-            );
+    for window in [usize::MAX, 1, 7, 256, 300] {
+        let sequence = Sequence::new(22, 523, 6, 2, 32).with_window(window);
+        let all = sequence.attend(Isa::detect(), 16, 0..523, 5);
+        for (together, block_tokens) in [(1, 8), (2, 16), (5, 32), (4, 264)] {
+            for rows in [0..523, 0..1, 255..256, 256..258, 500..523, 522..523] {
+                let part = sequence.attend(Isa::detect(), block_tokens, rows.clone(), together);
+                assert_eq!(
+                    bits(&part),
+                    bits(&all[rows.start * width..rows.end * width]),
+                    "{rows:?} in {block_tokens}s, window {window}"
+                );
+            }
         }
     }
+}
+
+#[test]
+fn what_is_outside_the_window_is_not_touched() {
+    let mut sequence = Sequence::new(23, 300, 4, 2, 16);
+    sequence.window = 20;
+    let seen = sequence.attend(Isa::detect(), 16, 290..300, 4);
+    // Row 290 sees the positions from 271 on.
+    sequence.keys[..271 * 2 * 16].fill(f32::NAN);
+    sequence.values[..271 * 2 * 16].fill(f32::NAN);
+    assert_eq!(bits(&seen), bits(&sequence.attend(Isa::detect(), 16, 290..300, 4)));
+    sequence.window = 21;
+    assert!(sequence.attend(Isa::detect(), 16, 290..300, 4)[0].is_nan());
 }
