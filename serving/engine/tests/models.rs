@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Usage};
+use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Sampling, Usage};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const QWEN: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
@@ -39,6 +39,7 @@ fn options() -> EngineOptions {
         pacing: None,
         memory_limit: None,
         block_tokens: 16,
+        kv_type: KvType::F16,
     }
 }
 
@@ -202,13 +203,21 @@ fn together_is_as_alone(file: &str, max_tokens: usize) {
 
 #[test]
 fn threads_chunks_and_block_sizes_do_not_change_a_token() {
-    no_way_to_cut_the_work_changes_a_token(SMOLLM2, &[(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)], 16);
-    no_way_to_cut_the_work_changes_a_token(QWEN, &[(1, 512, 16), (2, 24, 8)], 6);
-    no_way_to_cut_the_work_changes_a_token(GEMMA, &[(1, 512, 16), (2, 24, 8), (2, 300, 32)], 6);
+    use KvType::{F16, Q8};
+    let smol = [(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)];
+    no_way_to_cut_the_work_changes_a_token(SMOLLM2, F16, &smol, 16);
+    no_way_to_cut_the_work_changes_a_token(SMOLLM2, Q8, &[(1, 512, 16), (2, 24, 8)], 16);
+    no_way_to_cut_the_work_changes_a_token(QWEN, F16, &[(1, 512, 16), (2, 24, 8)], 6);
+    no_way_to_cut_the_work_changes_a_token(GEMMA, F16, &[(1, 512, 16), (2, 24, 8), (2, 300, 32)], 6);
 }
 
 /// `ways`: threads, tokens of a step, tokens of a block.
-fn no_way_to_cut_the_work_changes_a_token(file: &str, ways: &[(usize, usize, usize)], max_tokens: usize) {
+fn no_way_to_cut_the_work_changes_a_token(
+    file: &str,
+    kv_type: KvType,
+    ways: &[(usize, usize, usize)],
+    max_tokens: usize,
+) {
     let mut expected = None;
     for &(threads, max_batch_tokens, block_tokens) in ways {
         let mut engine = load(
@@ -217,6 +226,7 @@ fn no_way_to_cut_the_work_changes_a_token(file: &str, ways: &[(usize, usize, usi
                 threads,
                 max_batch_tokens,
                 block_tokens,
+                kv_type,
                 ..options()
             },
         );

@@ -10,8 +10,9 @@
 #[cfg(test)]
 mod tests;
 
+use crate::activations::BLOCK;
 use crate::isa::Isa;
-use crate::kv::{EIGHT, SharedKv};
+use crate::kv::{EIGHT, Element, SharedKv, View};
 use crate::lanes::{LANES, Lanes, lanes_fn};
 use std::ops::Range;
 
@@ -96,7 +97,8 @@ pub(crate) unsafe fn attend(
     rows: Rows<'_>,
     scratch: &mut Scratch,
 ) {
-    let tokens = rows.blocks.len() * cache.block_tokens();
+    let shape = cache.shape();
+    let tokens = rows.blocks.len() * shape.block_tokens;
     assert!(
         rows.position + rows.count <= tokens && rows.count > 0 && rows.window > 0,
         "attention: position {} + {}, window {}, in blocks of {tokens}",
@@ -105,95 +107,118 @@ pub(crate) unsafe fn attend(
         rows.window
     );
     assert!(
-        scratch.rows == rows.count && scratch.dim == cache.head_dim(),
+        scratch.rows == rows.count && scratch.dim == shape.head_dim,
         "attention: queries of other rows"
     );
-    let keys = Keys {
-        cache,
-        layer,
-        head,
-        blocks: rows.blocks,
-    };
-    attend_on(isa, &keys, rows.position, rows.window, scratch);
+    match cache {
+        SharedKv::F16(view) => attend_halves(isa, &Keys::new(view, layer, head, &rows), &rows, scratch),
+        SharedKv::Q8(view) => attend_bytes(isa, &Keys::new(view, layer, head, &rows), &rows, scratch),
+    }
 }
 
 /// The keys and values that one item reads. Only `attend` makes one: its contract holds for as long as this lives.
-struct Keys<'a> {
-    cache: SharedKv<'a>,
+struct Keys<'a, E> {
+    view: View<'a, E>,
     layer: usize,
     head: usize,
     blocks: &'a [u32],
 }
 
-impl Keys<'_> {
-    #[inline(always)]
-    fn keys(&self, position: usize) -> &[[u16; EIGHT]] {
-        let tokens = self.cache.block_tokens();
-        // SAFETY: the contract of `attend`.
-        unsafe {
-            self.cache
-                .key_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens)
+impl<'a, E: Element> Keys<'a, E> {
+    fn new(view: View<'a, E>, layer: usize, head: usize, rows: &Rows<'a>) -> Self {
+        Keys {
+            view,
+            layer,
+            head,
+            blocks: rows.blocks,
         }
     }
 
     #[inline(always)]
-    fn values(&self, position: usize) -> &[u16] {
-        let tokens = self.cache.block_tokens();
+    fn keys(&self, position: usize) -> &[[E; EIGHT]] {
+        let (block, slot) = self.place(position);
         // SAFETY: the contract of `attend`.
-        unsafe {
-            self.cache
-                .value_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens)
-        }
+        unsafe { self.view.key_eight(self.layer, block, self.head, slot) }
+    }
+
+    #[inline(always)]
+    fn values(&self, position: usize) -> &[E] {
+        let (block, slot) = self.place(position);
+        // SAFETY: the contract of `attend`.
+        unsafe { self.view.value_eight(self.layer, block, self.head, slot) }
+    }
+
+    /// Scales of the keys and of the values, none of elements that have none.
+    #[inline(always)]
+    fn scales(&self, position: usize) -> [&[[f32; EIGHT]]; 2] {
+        let (block, slot) = self.place(position);
+        // SAFETY: the contract of `attend`.
+        unsafe { self.view.scales(self.layer, block, self.head, slot) }
+    }
+
+    #[inline(always)]
+    fn place(&self, position: usize) -> (u32, usize) {
+        let tokens = self.view.block_tokens();
+        (self.blocks[position / tokens], position % tokens)
     }
 }
 
 lanes_fn! {
-    /// Attention of all vectors of `scratch`, the first row at `position`.
-    fn attend_on(l, keys: &Keys<'_>, position: usize, window: usize, scratch: &mut Scratch) {
-        let (vectors, ratio) = (scratch.rows * scratch.ratio, scratch.ratio);
-        // The first position that a vector sees, and one past the last; rows rise in position, so both do.
-        let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
-        let end = |vector: usize| position + vector / ratio + 1;
-        for first in (start(0) / SPLIT * SPLIT..end(vectors - 1)).step_by(SPLIT) {
-            // The tokens of this split that a vector sees; of some splits none.
-            let tokens = |vector: usize| {
-                start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT)
-            };
-            score(l, keys, first, tokens(0).start..tokens(vectors - 1).end, scratch);
-            scratch.split.fill(0.0);
-            let mut sums = [0.0; VECTORS];
-            let mut maxima = [0.0; VECTORS];
-            let mut seen = [const { 0..0 }; VECTORS];
-            // More vectors than VECTORS come only from one row with many heads: they go in parts.
-            for from in (0..vectors).step_by(VECTORS) {
-                let part = from..(from + VECTORS).min(vectors);
-                for (vector, seen) in part.clone().zip(&mut seen) {
-                    *seen = tokens(vector);
-                    let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
-                    (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen.clone());
-                }
-                weigh(l, keys, first, from, &seen[..part.len()], scratch);
-                for (vector, seen) in part.zip(&seen) {
-                    if !seen.is_empty() {
-                        let is_first = start(vector) >= first;
-                        merge(l, scratch, vector, is_first, maxima[vector - from], sums[vector - from]);
-                    }
+    fn attend_halves(l, keys: &Keys<'_, u16>, rows: &Rows<'_>, scratch: &mut Scratch) {
+        attend_on(l, keys, rows.position, rows.window, scratch);
+    }
+}
+
+lanes_fn! {
+    fn attend_bytes(l, keys: &Keys<'_, i8>, rows: &Rows<'_>, scratch: &mut Scratch) {
+        attend_on(l, keys, rows.position, rows.window, scratch);
+    }
+}
+
+/// Attention of all vectors of `scratch`, the first row at `position`.
+#[inline(always)]
+fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, window: usize, scratch: &mut Scratch) {
+    let (vectors, ratio) = (scratch.rows * scratch.ratio, scratch.ratio);
+    // The first position that a vector sees, and one past the last; rows rise in position, so both do.
+    let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
+    let end = |vector: usize| position + vector / ratio + 1;
+    for first in (start(0) / SPLIT * SPLIT..end(vectors - 1)).step_by(SPLIT) {
+        // The tokens of this split that a vector sees; of some splits none.
+        let tokens = |vector: usize| start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT);
+        score(l, keys, first, tokens(0).start..tokens(vectors - 1).end, scratch);
+        scratch.split.fill(0.0);
+        let mut sums = [0.0; VECTORS];
+        let mut maxima = [0.0; VECTORS];
+        let mut seen = [const { 0..0 }; VECTORS];
+        // More vectors than VECTORS come only from one row with many heads: they go in parts.
+        for from in (0..vectors).step_by(VECTORS) {
+            let part = from..(from + VECTORS).min(vectors);
+            for (vector, seen) in part.clone().zip(&mut seen) {
+                *seen = tokens(vector);
+                let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
+                (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen.clone());
+            }
+            weigh(l, keys, first, from, &seen[..part.len()], scratch);
+            for (vector, seen) in part.zip(&seen) {
+                if !seen.is_empty() {
+                    let is_first = start(vector) >= first;
+                    merge(l, scratch, vector, is_first, maxima[vector - from], sums[vector - from]);
                 }
             }
         }
-        for vector in 0..vectors {
-            let sum = l.splat(scratch.sum[vector]);
-            let dim = scratch.dim;
-            for eight in scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0 {
-                l.store(l.div(l.load(eight), sum), eight);
-            }
+    }
+    for vector in 0..vectors {
+        let sum = l.splat(scratch.sum[vector]);
+        let dim = scratch.dim;
+        for eight in scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0 {
+            l.store(l.div(l.load(eight), sum), eight);
         }
     }
 }
 
 /// Scores of all vectors against `tokens` of the split that begins at `first`, in whole eights.
 #[inline(always)]
-fn score<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, tokens: Range<usize>, scratch: &mut Scratch) {
+fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, first: usize, tokens: Range<usize>, scratch: &mut Scratch) {
     let vectors = scratch.rows * scratch.ratio;
     for token in (tokens.start / EIGHT * EIGHT..tokens.end).step_by(EIGHT) {
         let position = first + token;
@@ -203,26 +228,28 @@ fn score<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, tokens: Range<usize>, sc
         if token + 2 * EIGHT < tokens.end {
             l.prefetch(keys.keys(position + 2 * EIGHT).as_flattened());
         }
-        let keys = keys.keys(position);
+        let ([scales, _], keys) = (keys.scales(position), keys.keys(position));
         let mut vector = 0;
         while vector + PASS <= vectors {
-            score_pass::<L, PASS>(l, keys, vector, token, scratch);
+            score_pass::<L, E, PASS>(l, keys, scales, vector, token, scratch);
             vector += PASS;
         }
         match vectors - vector {
-            1 => score_pass::<L, 1>(l, keys, vector, token, scratch),
-            2 => score_pass::<L, 2>(l, keys, vector, token, scratch),
-            3 => score_pass::<L, 3>(l, keys, vector, token, scratch),
+            1 => score_pass::<L, E, 1>(l, keys, scales, vector, token, scratch),
+            2 => score_pass::<L, E, 2>(l, keys, scales, vector, token, scratch),
+            3 => score_pass::<L, E, 3>(l, keys, scales, vector, token, scratch),
             _ => {}
         }
     }
 }
 
-/// Scores of `N` vectors against eight tokens: even and odd dimensions apart, added at the end.
+/// Scores of `N` vectors against eight tokens: even and odd dimensions apart, added at the end, or at the end of each
+/// 32 dimensions that share a scale.
 #[inline(always)]
-fn score_pass<L: Lanes, const N: usize>(
+fn score_pass<L: Lanes, E: Element, const N: usize>(
     l: L,
-    keys: &[[u16; EIGHT]],
+    keys: &[[E; EIGHT]],
+    scales: &[[f32; EIGHT]],
     vector: usize,
     token: usize,
     scratch: &mut Scratch,
@@ -233,18 +260,31 @@ fn score_pass<L: Lanes, const N: usize>(
         std::array::from_fn(|n| &scratch.queries[(vector + n) * dim..][..dim].as_chunks::<2>().0[..pairs.len()]);
     let mut even = [l.splat(0.0); N];
     let mut odd = [l.splat(0.0); N];
+    let mut scaled = [l.splat(0.0); N];
     for (pair, keys) in pairs.iter().enumerate() {
-        let (k0, k1) = (l.load_f16(&keys[0]), l.load_f16(&keys[1]));
+        let (k0, k1) = (E::load(l, &keys[0]), E::load(l, &keys[1]));
         for n in 0..N {
             let [q0, q1] = queries[n][pair];
             even[n] = l.fma(l.splat(q0), k0, even[n]);
             odd[n] = l.fma(l.splat(q1), k1, odd[n]);
         }
+        if E::HAS_SCALE && pair % (BLOCK / 2) == BLOCK / 2 - 1 {
+            let scale = l.load(&scales[pair / (BLOCK / 2)]);
+            for n in 0..N {
+                scaled[n] = l.fma(l.add(even[n], odd[n]), scale, scaled[n]);
+                (even[n], odd[n]) = (l.splat(0.0), l.splat(0.0));
+            }
+        }
     }
     for n in 0..N {
         let at = (vector + n) * SPLIT + token;
         if let Some(scores) = scratch.scores[at..].first_chunk_mut::<LANES>() {
-            l.store(l.add(even[n], odd[n]), scores);
+            let score = if E::HAS_SCALE {
+                scaled[n]
+            } else {
+                l.add(even[n], odd[n])
+            };
+            l.store(score, scores);
         }
     }
 }
@@ -278,14 +318,21 @@ fn exponentials<L: Lanes>(l: L, scores: &mut [f32], tokens: Range<usize>) -> (f3
 
 /// Adds the values of the split, weighted, for the vectors from `from` on; `seen` are the tokens that each of them sees.
 #[inline(always)]
-fn weigh<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, from: usize, seen: &[Range<usize>], scratch: &mut Scratch) {
+fn weigh<L: Lanes, E: Element>(
+    l: L,
+    keys: &Keys<'_, E>,
+    first: usize,
+    from: usize,
+    seen: &[Range<usize>],
+    scratch: &mut Scratch,
+) {
     let Scratch { scores, split, dim, .. } = scratch;
     let dim = *dim;
     let (Some(lowest), Some(highest)) = (seen.first(), seen.last()) else {
         return;
     };
     for token in (lowest.start / EIGHT * EIGHT..highest.end).step_by(EIGHT) {
-        let values = keys.values(first + token);
+        let ([_, scales], values) = (keys.scales(first + token), keys.values(first + token));
         let sees_all = |seen: &Range<usize>| seen.start <= token && token + EIGHT <= seen.end;
         let mut at = 0;
         while at < seen.len() {
@@ -295,10 +342,10 @@ fn weigh<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, from: usize, seen: &[Ran
             let together = seen[at..].iter().take(PASS).take_while(|seen| sees_all(seen)).count();
             let vector = from + at;
             match together {
-                0 | 1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
-                2 => weigh_rows::<L, 2>(l, values, dim, tokens, vector, token, scores, split),
-                3 => weigh_rows::<L, 3>(l, values, dim, tokens, vector, token, scores, split),
-                _ => weigh_rows::<L, PASS>(l, values, dim, tokens, vector, token, scores, split),
+                0 | 1 => weigh_rows::<L, E, 1>(l, values, scales, dim, tokens, vector, token, scores, split),
+                2 => weigh_rows::<L, E, 2>(l, values, scales, dim, tokens, vector, token, scores, split),
+                3 => weigh_rows::<L, E, 3>(l, values, scales, dim, tokens, vector, token, scores, split),
+                _ => weigh_rows::<L, E, PASS>(l, values, scales, dim, tokens, vector, token, scores, split),
             }
             at += together.max(1);
         }
@@ -308,9 +355,10 @@ fn weigh<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, from: usize, seen: &[Ran
 /// All dimensions of `N` vectors, two registers of them at a time.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn weigh_rows<L: Lanes, const N: usize>(
+fn weigh_rows<L: Lanes, E: Element, const N: usize>(
     l: L,
-    values: &[u16],
+    values: &[E],
+    scales: &[[f32; EIGHT]],
     dim: usize,
     tokens: Range<usize>,
     vector: usize,
@@ -320,20 +368,21 @@ fn weigh_rows<L: Lanes, const N: usize>(
 ) {
     let mut at = 0;
     while at + 2 * LANES <= dim {
-        weigh_pass::<L, N, 2>(l, values, dim, at, tokens.clone(), vector, token, scores, split);
+        weigh_pass::<L, E, N, 2>(l, values, scales, dim, at, tokens.clone(), vector, token, scores, split);
         at += 2 * LANES;
     }
     if at < dim {
-        weigh_pass::<L, N, 1>(l, values, dim, at, tokens, vector, token, scores, split);
+        weigh_pass::<L, E, N, 1>(l, values, scales, dim, at, tokens, vector, token, scores, split);
     }
 }
 
 /// `split += weight * value` over `tokens` of eight tokens, for `N` vectors and `W` registers of dimensions from `at`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
+fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
     l: L,
-    values: &[u16],
+    values: &[E],
+    scales: &[[f32; EIGHT]],
     dim: usize,
     at: usize,
     tokens: Range<usize>,
@@ -356,7 +405,10 @@ fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
         let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
         let mut value = [l.splat(0.0); W];
         for w in 0..W {
-            value[w] = l.load_f16(&row[w]);
+            value[w] = E::load(l, &row[w]);
+            if E::HAS_SCALE {
+                value[w] = l.mul(value[w], l.splat(scales[at / BLOCK][t]));
+            }
         }
         for n in 0..N {
             let weight = l.splat(weights[n][t]);

@@ -36,7 +36,7 @@ pub use buffer::OutOfMemory;
 pub use decoder::{Activation, Decoder, Layer, Projection, Workspace, WorkspaceSizes};
 pub use dequantize::{DequantizeError, dequantize};
 pub use isa::{Isa, cpu};
-pub use kv::{KvCache, KvError};
+pub use kv::{KvCache, KvError, KvShape, KvType};
 pub use matrix::{Matrix, PackError};
 pub use ops::{argmax, logsumexp, softmax};
 pub use pool::Pool;

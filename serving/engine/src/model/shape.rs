@@ -1,6 +1,6 @@
 //! The numbers of a model, read from its metadata and checked against each other before anything is
 //! allocated. What would silently give wrong results is refused by name.
-use windlass_kernels::{KvCache, Workspace, WorkspaceSizes};
+use windlass_kernels::{KvShape, KvType, Workspace, WorkspaceSizes};
 
 use super::{Family, Positions};
 use crate::load::gguf::{Gguf, GgufError};
@@ -121,9 +121,15 @@ impl Shape {
         })
     }
 
-    /// Bytes of a block of the cache over all layers.
-    pub fn block_bytes(&self, block_tokens: usize) -> Option<usize> {
-        KvCache::block_bytes(self.layers, self.kv_heads, self.head_dim, block_tokens)
+    /// Of a cache for the model.
+    pub fn cache(&self, block_tokens: usize, ty: KvType) -> KvShape {
+        KvShape {
+            layers: self.layers,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            block_tokens,
+            ty,
+        }
     }
 }
 

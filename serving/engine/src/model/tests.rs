@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use windlass_kernels::{Batch, Decoder, KvCache, Pool, Want, Workspace};
+use windlass_kernels::{Batch, Decoder, KvCache, KvType, Pool, Want, Workspace};
 
 use super::{Family, Shape, family, llama, load};
 use crate::load::gguf::Gguf;
@@ -58,13 +58,7 @@ impl Model {
     fn logits(&self, threads: usize, block_tokens: usize, sequences: usize, ends: &[usize]) -> Vec<Vec<f32>> {
         let pool = Pool::new(threads).unwrap();
         let each = self.tokens.len().div_ceil(block_tokens);
-        let Shape {
-            layers,
-            kv_heads,
-            head_dim,
-            ..
-        } = self.shape;
-        let mut cache = KvCache::new(layers, kv_heads, head_dim, block_tokens, sequences * each).unwrap();
+        let mut cache = KvCache::new(self.shape.cache(block_tokens, KvType::F16), sequences * each).unwrap();
         let mut work = Workspace::new(&self.decoder, &pool, sequences * self.tokens.len(), sequences).unwrap();
         let mut batch = Batch::default();
         let (mut from, mut results) = (0, Vec::new());

@@ -34,7 +34,7 @@ pub(super) struct Pass<'a> {
 impl<'a> Pass<'a> {
     pub(super) fn new(decoder: &'a Decoder, batch: &'a Batch, cache: SharedKv<'a>, buffers: Buffers<'a>) -> Pass<'a> {
         assert!(
-            cache.kv_heads() == decoder.kv_heads && cache.head_dim() == decoder.head_dim,
+            cache.shape().kv_heads == decoder.kv_heads && cache.shape().head_dim == decoder.head_dim,
             "a cache of another model"
         );
         let span = decoder.heads / decoder.kv_heads * decoder.head_dim;
@@ -155,7 +155,7 @@ impl<'a> Pass<'a> {
         let key = &mut key[..dim];
         let place = self.batch.rows[row];
         let blocks = self.batch.blocks(&self.batch.parts[place.part]);
-        let tokens = self.cache.block_tokens();
+        let tokens = self.cache.shape().block_tokens;
         let (block, slot) = (blocks[place.position / tokens], place.position % tokens);
         // SAFETY: by the contract.
         unsafe {

@@ -6,7 +6,7 @@ use super::tiny;
 use crate::engine::{Engine, LoadError};
 use crate::load::gguf::{Gguf, GgufError};
 use crate::model::{Rotation, Shape, family};
-use crate::request::EngineOptions;
+use crate::request::{EngineOptions, KvType};
 
 /// Metadata of a file: bytes as the specification wants them.
 struct Head(Vec<u8>, u64);
@@ -185,6 +185,8 @@ fn refused(bytes: &[u8]) -> String {
         max_batch_tokens: 64,
         memory_limit: None,
         block_tokens: 16,
+        kv_type: KvType::F16,
+        pacing: None,
     };
     match Engine::load(file.path(), &options) {
         Err(LoadError::File(error)) => error.to_string(),
