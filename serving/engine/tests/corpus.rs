@@ -20,7 +20,7 @@ fn replay(target: &str, run: fn(&[u8]), least: usize) {
     let mut count = 0;
     for file in files {
         let path = file.expect("an entry").path();
-        println!("{}", path.display()); // shown only if the target panics
+        eprintln!("{}", path.display()); // shown if the target panics
         run(&fs::read(&path).expect("a file"));
         count += 1;
     }
