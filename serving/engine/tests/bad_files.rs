@@ -2,10 +2,11 @@
 //! memory is taken for it. No file panics.
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use support::gguf::{GgufBytes, TensorBytes, tiny_llama};
+use windlass_engine::load::gguf::Gguf;
 use windlass_engine::request::{EngineOptions, Event, FinishReason, Request, RequestId, Sampling};
 use windlass_engine::{Engine, LoadError};
 
@@ -140,6 +141,62 @@ fn counts_beyond_the_file_take_no_memory() {
             },
             &["x"],
         );
+    }
+}
+
+#[test]
+fn a_head_that_is_really_there_but_too_large_takes_no_more_memory_than_any_head_may() {
+    const TEXT: u64 = 1 << 24;
+    let mut file = GgufBytes::new();
+    file.entry_count = Some(1 << 10);
+    let head = file.bytes()[..24].to_vec();
+    let mut stream: Box<dyn Read> = Box::new(std::io::Cursor::new(head));
+    for index in 0..64 {
+        let mut entry = GgufBytes::new();
+        entry.entry(&format!("key-{index}"), 8, TEXT.to_le_bytes().into());
+        let entry = std::io::Cursor::new(entry.bytes()[24..24 + 8 + format!("key-{index}").len() + 12].to_vec());
+        stream = Box::new(stream.chain(entry).chain(std::io::repeat(b'a').take(TEXT)));
+    }
+    let error = Gguf::parse(&mut stream, 1 << 40, Path::new("large.gguf")).expect_err("refused");
+    assert!(error.to_string().contains("bytes before its tensors"), "{error}");
+}
+
+#[test]
+fn combinations_of_extreme_sampling_settings_answer() {
+    let mut engine = load_with(&tiny_llama().bytes(), &options()).expect("a good file");
+    let mut id = 0;
+    for temperature in [0.0, f32::from_bits(1), f32::MIN_POSITIVE, 1.0, 2.0] {
+        for top_p in [f32::MIN_POSITIVE, 0.5, 1.0] {
+            for top_k in [0, 1, usize::MAX] {
+                for seed in [0, u64::MAX] {
+                    id += 1;
+                    let sampling = Sampling {
+                        temperature,
+                        top_p,
+                        top_k,
+                        seed,
+                    };
+                    let request = Request {
+                        id: RequestId(id),
+                        prompt: vec![1, 2, 3],
+                        max_tokens: usize::MAX,
+                        sampling,
+                        ignore_eos: true,
+                        cache_salt: 0,
+                    };
+                    engine.submit(request.clone()).expect("it fits");
+                    let mut events = Vec::new();
+                    while engine.has_work() {
+                        engine.step(&mut events);
+                    }
+                    let tokens = events
+                        .iter()
+                        .filter(|event| matches!(event, Event::Token { .. }))
+                        .count();
+                    assert_eq!(tokens, 64 - 3, "{request:?}");
+                }
+            }
+        }
     }
 }
 

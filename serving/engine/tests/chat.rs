@@ -327,6 +327,23 @@ fn a_prompt_that_grows_too_long_is_stopped() {
 }
 
 #[test]
+fn templates_reach_no_attributes_of_the_program() {
+    for source in [
+        "{{ messages.__class__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ messages[0].content.__init__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ lipsum.__globals__ }}{{ self.__init__ }}{{ debug() }}",
+    ] {
+        match render(source, &user("x")) {
+            Ok(text) => assert_eq!(text, "", "{source}"),
+            Err(error) => assert!(matches!(error, TemplateError::Failed(_)), "{source}: {error:?}"),
+        }
+    }
+}
+
+#[test]
 fn templates_reach_no_files() {
     for source in [
         "{% include '/etc/passwd' %}",
