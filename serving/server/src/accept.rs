@@ -27,17 +27,20 @@ pub fn accept(
     Ok((settings, input))
 }
 
+/// The status and the body of an answer that refuses a request.
+pub type Refusal = (u16, ErrorBody);
+
 /// Settings and token ids of each sequence that a body asks for.
 ///
 /// # Errors
-/// The status and the body of the answer that refuses it.
+/// If the request is refused.
 pub fn read(
     bytes: &[u8],
     endpoint: Endpoint,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     context: usize,
-) -> Result<(Settings, Vec<Vec<u32>>), (u16, ErrorBody)> {
+) -> Result<(Settings, Vec<Vec<u32>>), Refusal> {
     let accepted = || {
         let (settings, input) = accept(body::parse(bytes)?, endpoint, context, 0)?;
         Ok((settings, input.encode(tokenizer, template, context, 0)?))

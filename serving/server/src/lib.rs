@@ -22,7 +22,7 @@ mod stream;
 mod text;
 mod unsupported;
 
-pub use accept::read;
+pub use accept::{Refusal, read};
 pub use reply::Endpoint;
 pub use settings::Settings;
 

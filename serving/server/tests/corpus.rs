@@ -11,7 +11,7 @@ fn every_body_of_the_corpus_is_accepted_or_refused_in_openais_shape() {
     for file in std::fs::read_dir(folder).expect("the corpus") {
         let path = file.expect("an entry").path();
         eprintln!("{}", path.display()); // shown if the target panics
-        target::run(&std::fs::read(&path).expect("a file"));
+        drop(target::outcomes(&std::fs::read(&path).expect("a file")));
         count += 1;
     }
     assert!(count >= 25, "{count} bodies");

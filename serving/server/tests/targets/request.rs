@@ -22,15 +22,18 @@ static MODEL: LazyLock<(Arc<Tokenizer>, ChatTemplate)> = LazyLock::new(|| {
     (tokenizer, template)
 });
 
-/// Takes `bytes` as the body.
-pub fn run(bytes: &[u8]) {
+/// What becomes of a body at each endpoint, after all checks.
+pub fn outcomes(bytes: &[u8]) -> [Result<(), ErrorBody>; 2] {
     let (tokenizer, template) = &*MODEL;
-    for endpoint in [Endpoint::Chat, Endpoint::Completions] {
-        match read(bytes, endpoint, tokenizer, template, CONTEXT) {
-            Ok((settings, sequences)) => accepted(&settings, &sequences, tokenizer.vocab_size()),
-            Err((status, body)) => refused(status, &body),
-        }
-    }
+    [Endpoint::Chat, Endpoint::Completions].map(|endpoint| {
+        let read = read(bytes, endpoint, tokenizer, template, CONTEXT);
+        let (settings, sequences) = read.map_err(|(status, body)| {
+            refused(status, &body);
+            body
+        })?;
+        accepted(&settings, &sequences, tokenizer.vocab_size());
+        Ok(())
+    })
 }
 
 fn accepted(settings: &Settings, sequences: &[Vec<u32>], vocabulary: usize) {
