@@ -7,11 +7,13 @@ CLUSTER_SCRIPT := e2e/cluster/cluster
 # Installed once into the cache, so that no clone builds it again.
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+FUZZ := $(CACHE)/tools/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 SCRIPTS := .ci/run $(CLUSTER_SCRIPT) e2e/cluster/bare/holder.sh e2e/check deploy/up deploy/install deploy/ask \
-  deploy/requirements charts/check charts/lifecycle bench/peers bench/run
+  deploy/requirements charts/check charts/lifecycle bench/peers bench/run fuzz/run
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help up test down fmt style lint deny unit charts e2e bench images models crds advisories requirements
+.PHONY: help up test down fmt style lint deny unit fuzz charts e2e bench images models crds advisories requirements
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,9 +32,11 @@ test: requirements ## every check, the cluster tests included, with a summary
 
 fmt: ## format the sources
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 style: ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --test e2e --locked -- --deny warnings
 
 lint: style ## style, and shellcheck
@@ -40,6 +44,7 @@ lint: style ## style, and shellcheck
 
 deny: $(DENY) ## licences, sources, and the arrows between our crates
 	$(DENY) --locked --all-features check --hide-inclusion-graph --allow unused-wrapper bans licenses sources
+	$(DENY) --locked --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph sources
 
 advisories: $(DENY) ## known vulnerabilities in dependencies (fetches the advisory database)
 	$(DENY) check advisories
@@ -47,8 +52,14 @@ advisories: $(DENY) ## known vulnerabilities in dependencies (fetches the adviso
 $(DENY):
 	cargo install --locked --root $(CACHE)/tools/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
 
+$(FUZZ):
+	cargo install --locked --root $(CACHE)/tools/cargo-fuzz-$(FUZZ_VERSION) cargo-fuzz@$(FUZZ_VERSION)
+
 unit: models ## unit, golden and process tests; no cluster
 	cargo test --locked
+
+fuzz: requirements $(FUZZ) ## fuzz every target for FUZZ_SECONDS (300) each; their corpus is part of `make unit`
+	CARGO_FUZZ=$(FUZZ) fuzz/run
 
 charts: ## checks of the Helm charts, samples and GitOps examples; no cluster
 	$(CLUSTER_SCRIPT) build

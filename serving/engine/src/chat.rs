@@ -12,6 +12,7 @@ use crate::tokenizer::Tokenizer;
 use crate::tokenizer::protect::{RenderedPrompt, protect_value};
 
 mod clock;
+mod depth;
 mod python;
 
 /// Longest template; the longest published ones have 20 kB.
@@ -79,6 +80,9 @@ pub enum TemplateError {
     /// The template does too much work.
     #[error("the model's chat template takes too many steps on these messages")]
     OutOfFuel,
+    /// The system starts no thread for it.
+    #[error("cannot start a thread for the model's chat template: {0}")]
+    Thread(#[source] io::Error),
     /// Anything else, such as a message without a field that the template reads.
     #[error("the model's chat template fails on the messages: {0}")]
     Failed(#[source] minijinja::Error),
@@ -94,12 +98,8 @@ impl ChatTemplate {
         if text.len() > MAX_TEMPLATE_BYTES {
             return Err(TemplateError::TemplateTooLong(text.len()));
         }
-        let mut environment = Environment::new();
-        python::extend(&mut environment).map_err(TemplateError::Syntax)?;
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(MAX_DEPTH);
-        environment
-            .add_template_owned(NAME, python::without_training_marks(text))
+        let environment = depth::with_stack(|| compile(text))
+            .map_err(TemplateError::Thread)?
             .map_err(TemplateError::Syntax)?;
         Ok(Self {
             environment,
@@ -138,6 +138,10 @@ impl ChatTemplate {
         let clock = Value::from_function(move |format: &str| clock::format(now, format));
         let context = minijinja::context! { strftime_now => clock, ..Value::from(Serde(&context)) };
 
+        depth::with_stack(|| self.write(context)).map_err(TemplateError::Thread)?
+    }
+
+    fn write(&self, context: Value) -> Result<RenderedPrompt, TemplateError> {
         let template = self.environment.get_template(NAME).map_err(TemplateError::Syntax)?;
         let mut output = Bounded::default();
         match template.render_captured_to(context, &mut output) {
@@ -149,6 +153,17 @@ impl ChatTemplate {
             Err(error) => Err(classify(error)),
         }
     }
+}
+
+fn compile(text: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    python::extend(&mut environment)?;
+    depth::extend(&mut environment);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MAX_DEPTH);
+    let text = depth::guarded(&python::without_training_marks(text), python::syntax()?)?;
+    environment.add_template_owned(NAME, text)?;
+    Ok(environment)
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -196,6 +211,3 @@ fn classify(error: minijinja::Error) -> TemplateError {
     }
     TemplateError::Failed(error)
 }
-
-#[cfg(test)]
-mod tests;

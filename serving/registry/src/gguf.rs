@@ -21,6 +21,14 @@ const MOST_TENSORS: u64 = 1 << 17;
 const MOST_KEYS: u64 = 1 << 16;
 const MOST_DIMENSIONS: u32 = 8;
 const LONGEST_NAME: u64 = 1 << 16;
+/// Texts that the facts need.
+const TEXTS: [&str; 2] = ["general.architecture", "general.license"];
+/// Numbers that the facts need; the length of the context has the architecture before it.
+const NUMBERS: [&str; 2] = ["general.file_type", ALIGNMENT];
+const ALIGNMENT: &str = "general.alignment";
+const CONTEXT_LENGTH: &str = ".context_length";
+/// A longer name of an architecture is none.
+const LONGEST_KEY: usize = 128;
 /// What a status may show of one string.
 const LONGEST_FACT: usize = 128;
 
@@ -70,7 +78,7 @@ pub fn read(file: impl Read + Seek, digest: Digest, size: u64) -> Result<ModelFa
     let architecture = metadata.text("general.architecture");
     let context_length = architecture
         .as_ref()
-        .and_then(|name| metadata.number(&format!("{name}.context_length")));
+        .and_then(|name| metadata.number(&format!("{name}{CONTEXT_LENGTH}")));
     let file_type = metadata.number("general.file_type").and_then(types::file_type);
     Ok(ModelFacts {
         digest: digest.to_string(),
@@ -110,18 +118,23 @@ impl Metadata {
         for _ in 0..keys {
             let key = cursor.text(LONGEST_NAME)?;
             let kind = cursor.u32()?;
-            let wanted = key.starts_with("general.") || key.ends_with(".context_length");
+            let number = NUMBERS.contains(&&*key) || (key.ends_with(CONTEXT_LENGTH) && key.len() <= LONGEST_KEY);
+            // Whoever reads the other one of two would see another model.
+            if metadata.texts.contains_key(&key) || metadata.numbers.contains_key(&key) {
+                return malformed(format!("the metadata key `{key}` is there twice"));
+            }
             match kind {
-                types::STRING if wanted => {
+                types::STRING if TEXTS.contains(&&*key) => {
                     let text = cursor.start_of_text(4 * LONGEST_FACT as u64)?;
                     metadata.texts.insert(key, presentable(&text));
                 }
-                types::UINT32 if wanted => {
+                types::UINT32 if number => {
                     metadata.numbers.insert(key, cursor.u32()?.into());
                 }
-                types::UINT64 if wanted => {
+                types::UINT64 if number => {
                     metadata.numbers.insert(key, cursor.u64()?);
                 }
+                _ if key == ALIGNMENT => return malformed("its alignment is no unsigned integer"),
                 _ => cursor.skip_value(kind)?,
             }
         }
@@ -137,7 +150,7 @@ impl Metadata {
     }
 
     fn alignment(&self) -> Result<u64, Unreadable> {
-        let alignment = self.number("general.alignment").unwrap_or(32);
+        let alignment = self.number(ALIGNMENT).unwrap_or(32);
         if !alignment.is_power_of_two() || alignment > 1 << 20 {
             return malformed(format!(
                 "its alignment is {alignment}, not a power of two up to a mebibyte"
@@ -303,6 +316,84 @@ mod tests {
             ..Sample::default()
         };
         assert!(facts(&sample.bytes()).unwrap_err().contains("token_embd.weight"));
+    }
+
+    /// The corpus of the engine's reader has each shape of the public advisories.
+    #[test]
+    fn of_the_malformed_files_that_are_known_only_what_does_not_concern_the_facts_passes() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/gguf");
+        let mut passed = Vec::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            if facts(&std::fs::read(&path).unwrap()).is_ok() {
+                passed.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+            }
+        }
+        passed.sort();
+        let no_concern = [
+            "array-of-arrays",
+            "boolean-2",
+            "duplicate-key",
+            "duplicate-tensor",
+            "empty-head",
+            "sentence-pieces",
+            "tensor-dimensions-5",
+            "tensor-extent-0",
+            "tensor-offset-odd",
+            "tensor-type-negative",
+            "tensor-type-removed",
+            "tensor-without-dimensions",
+            "text-not-utf8",
+            "tiny-llama",
+        ];
+        assert_eq!(passed, no_concern);
+    }
+
+    #[test]
+    fn a_fact_that_is_there_twice_or_an_alignment_of_another_type_is_refused() {
+        let pair = |key: &str, kind: u32, value: &[u8]| {
+            [
+                &(key.len() as u64).to_le_bytes()[..],
+                key.as_bytes(),
+                &kind.to_le_bytes(),
+                value,
+            ]
+            .concat()
+        };
+        for (metadata, words) in [
+            (
+                pair("llama.context_length", types::UINT32, &[1, 0, 0, 0]).repeat(2),
+                "is there twice",
+            ),
+            (pair(ALIGNMENT, 5, &[1, 0, 0, 0]), "no unsigned integer"),
+        ] {
+            let mut cursor = Cursor::new(Bytes::new(&metadata), metadata.len() as u64).unwrap();
+            let Err(error) = Metadata::read(&mut cursor, 2) else {
+                panic!("accepted")
+            };
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_of_metadata_take_little_memory_however_many_there_are() {
+        // As many and as long as the format allows, all of which once were kept: 64 GB in a file of that size.
+        let long = "x".repeat(LONGEST_NAME as usize - 40);
+        let mut metadata = Vec::new();
+        for index in 0..200 {
+            for key in [
+                format!("general.{long}{index}"),
+                format!("{long}{index}.context_length"),
+            ] {
+                metadata.extend((key.len() as u64).to_le_bytes());
+                metadata.extend(key.as_bytes());
+                metadata.extend([types::UINT32.to_le_bytes(), 1_u32.to_le_bytes()].concat());
+            }
+        }
+        let mut cursor = Cursor::new(Bytes::new(&metadata), metadata.len() as u64).unwrap();
+        let kept = Metadata::read(&mut cursor, 400).unwrap_or_default();
+        assert_eq!((kept.numbers.len(), kept.texts.len()), (0, 0));
+        assert_eq!(cursor.position(), metadata.len() as u64);
     }
 
     #[test]

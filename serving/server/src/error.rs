@@ -120,6 +120,11 @@ impl ApiError {
         }
     }
 
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.kind().0
+    }
+
     /// The mapping.
     fn kind(&self) -> Kind {
         const INVALID: &str = "invalid_request_error";
@@ -191,7 +196,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.kind().0, axum::Json(self.body())).into_response();
+        let mut response = (self.status(), axum::Json(self.body())).into_response();
         if matches!(self, Self::QueueFull | Self::Loading) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: check, take a place in the queue,
 //! tokenise, submit, and answer whole or as a stream.
+use crate::accept::accept;
 use crate::answer::{Answer, End};
 use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
@@ -7,7 +8,6 @@ use crate::input::Input;
 use crate::reply::{Endpoint, Reply};
 use crate::settings::Settings;
 use crate::stream;
-use crate::unsupported::refuse_unsupported;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -35,13 +35,7 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
     let model = app.model()?;
     let mut request: GenerateRequest = app.bodies.json(request).await?;
     check_model(app, request.model.take())?;
-    refuse_unsupported(&request.other)?;
-    let settings = Settings::new(&mut request, model.context, app.random())?;
-    let input = match endpoint {
-        Endpoint::Chat => Input::chat(&mut request)?,
-        Endpoint::Completions => Input::completion(&mut request)?,
-    };
-    drop(request);
+    let (settings, input) = accept(request, endpoint, model.context, app.random())?;
     let place = reserve(model, input.sequences())?;
     let reply = Reply {
         endpoint,

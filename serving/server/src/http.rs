@@ -1,5 +1,5 @@
 //! Routes, and what every answer gets: a request id of ours, a line in the log, a count, and
-//! `Connection: close` while draining.
+//! `Connection: close` while draining or after a chunked body.
 use crate::app::App;
 use crate::error::{ApiError, LogNote};
 use crate::{generate, metrics};
@@ -90,11 +90,14 @@ async fn every_answer(
     let id = format!("req-{:016x}", app.random());
     // The matched pattern, never the path itself: it is the caller's text.
     let route = path.as_ref().map_or("other", MatchedPath::as_str);
+    // Whoever stands between may have gone by another length than we: nothing behind such a body can be trusted to be
+    // a request of the same caller (RFC 9112, 6.1).
+    let ends = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = next.run(request).await;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    if app.is_draining() {
+    if ends || app.is_draining() {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -194,6 +194,11 @@ fn content_text(index: usize, content: Content) -> Result<String, ApiError> {
 
 /// A template that fails on messages is the caller's to fix: the words come from the model file.
 fn template_error(error: TemplateError) -> ApiError {
+    if let TemplateError::Thread(error) = error {
+        return ApiError::Internal {
+            detail: format!("no thread for a template: {error}"),
+        };
+    }
     ApiError::invalid("messages", shortened(&error.to_string(), MAX_QUOTED_BYTES))
 }
 

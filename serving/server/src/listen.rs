@@ -105,7 +105,7 @@ impl Connections {
         self.tasks.spawn(async move {
             let _place = place;
             let socket = SockRef::from(&stream).try_clone();
-            if let Err(error) = connection(stream, router, close).await {
+            if let Err(error) = connection(stream, router, close, HEAD_TIMEOUT).await {
                 // Clients go away and send nonsense: nothing that an operator of this server can act on.
                 tracing::debug!(%error, "a connection ended early");
             }
@@ -130,13 +130,18 @@ impl Connections {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, close: CancellationToken) -> Result<(), hyper::Error> {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    close: CancellationToken,
+    head_timeout: Duration,
+) -> Result<(), hyper::Error> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "tokens of this connection may arrive in bunches");
     }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -169,4 +174,47 @@ fn is_connections_own(error: &std::io::Error) -> bool {
         error.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    /// What a client that sends `bytes` and no more has got when the server ends the connection.
+    async fn answer_to(bytes: &'static [u8]) -> String {
+        let app = Arc::new(App::new("m".to_owned(), Duration::MAX));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // Connected and sent before the server looks: what it waits for is what never comes.
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(bytes).unwrap();
+        let client = tokio::task::spawn_blocking(move || {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        let ended = connection(stream, router(app), CancellationToken::new(), Duration::from_millis(1)).await;
+        drop(ended); // an error or not: the client decides what counts
+        client.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_to_its_end_ends_the_connection() {
+        for bytes in [
+            &b""[..],
+            b"GET /health/li",
+            b"GET /health/live HTTP/1.1\r\nhost: t\r\nx-slow: ",
+        ] {
+            let answer = answer_to(bytes).await;
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends_after_its_answer() {
+        let answer = answer_to(b"GET /health/live HTTP/1.1\r\nhost: t\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
 }

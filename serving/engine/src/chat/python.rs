@@ -14,10 +14,14 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 #[error("{0}")]
 pub struct Raised(pub String);
 
+/// Block tags take the white space before and the line break after them along.
+pub fn syntax() -> Result<SyntaxConfig, Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
+}
+
 /// Sets up an environment as templates expect it.
 pub fn extend(environment: &mut Environment<'static>) -> Result<(), Error> {
-    // Block tags take the white space before and the line break after them along.
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_syntax(syntax()?);
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {

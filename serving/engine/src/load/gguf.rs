@@ -86,7 +86,7 @@ pub enum GgufFault {
         size: u64,
     },
     /// A count or length over any sensible bound: a damaged or a hostile file.
-    #[error("claims {count} {what}, more than the {bound} that a file of its size can hold; download it again")]
+    #[error("claims {count} {what}, more than the {bound} that make sense in a file of its size; download it again")]
     TooMany {
         /// Of what.
         what: String,

@@ -2,7 +2,7 @@
 //! closed or broken off is what the tests are about.
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ impl Connection {
     /// Sends bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("the server reads");
+    }
+
+    /// Sends bytes; false if the server has closed the connection.
+    pub fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.get_mut().write_all(bytes).is_ok()
     }
 
     pub fn get(&mut self, path: &str) -> (Head, String) {
@@ -140,6 +145,15 @@ impl Connection {
         self.stream
             .read_to_end(&mut rest)
             .expect("the server closes the connection");
+        rest
+    }
+
+    /// As `until_closed`, for a connection that may be reset because not all that was sent was read.
+    pub fn until_reset(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        if let Err(error) = self.stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
         rest
     }
 

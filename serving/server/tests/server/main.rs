@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod disconnect;
 mod drain;
+mod hostile;
 mod process;
 mod queue;
 mod refusals;

@@ -77,6 +77,38 @@ impl Server {
             .sum()
     }
 
+    /// The most memory that the process has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a line");
+        let kilobytes = line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+        kilobytes.expect("a number") << 10
+    }
+
+    /// The TCP ports on which the process listens, on any address.
+    pub fn listening_ports(&self) -> Vec<u16> {
+        const LISTENING: &str = "0A";
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let files = std::fs::read_dir(folder).expect("the open files");
+        let own: Vec<String> = files
+            .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()?.to_str().map(str::to_owned))
+            .collect();
+        let tables = ["net/tcp", "net/tcp6"].map(|table| self.proc(table)).concat();
+        let mut ports = Vec::new();
+        for line in tables.lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields.get(3) == Some(&LISTENING) && own.contains(&format!("socket:[{}]", fields[9])) {
+                let (_, port) = fields[1].rsplit_once(':').expect("an address and a port");
+                ports.push(u16::from_str_radix(port, 16).expect("a port"));
+            }
+        }
+        ports
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("Linux")
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let status = Command::new("kill")

@@ -7,6 +7,8 @@ use super::types;
 use super::value::{Numbers, Scalar, Value};
 use super::{GgufFault, TensorInfo};
 
+/// Bytes of the whole head, which is kept in memory: the largest vocabularies take some 20 MB.
+const MAX_HEAD: u64 = 1 << 27;
 /// Metadata entries: real files have 20 to 60.
 const MAX_ENTRIES: u64 = 1 << 14;
 /// Tensors: the largest published models have a few thousand.
@@ -280,6 +282,14 @@ impl<R: Read> HeadReader<'_, R> {
     }
 
     fn check(&self, what: &str, needed: u64) -> Result<(), GgufFault> {
+        let head = self.at.saturating_add(needed);
+        if needed <= self.size - self.at && head > MAX_HEAD {
+            return Err(GgufFault::TooMany {
+                what: "bytes before its tensors".into(),
+                count: head,
+                bound: MAX_HEAD,
+            });
+        }
         if needed > self.size - self.at {
             return Err(GgufFault::Truncated {
                 what: what.into(),

@@ -1,5 +1,6 @@
 //! `windlass-server`: one model behind an OpenAI-compatible HTTP API. Reads what was typed, starts the
 //! parts, and ends them on a signal; knows no details of either.
+mod accept;
 mod answer;
 mod app;
 mod args;
@@ -21,6 +22,10 @@ mod stream;
 mod text;
 mod unsupported;
 
+pub use accept::{Refusal, read};
+pub use reply::Endpoint;
+pub use settings::Settings;
+
 use anyhow::{Context as _, bail};
 use app::{App, Model};
 use clap::Parser;
@@ -37,7 +42,8 @@ use tokio_util::sync::CancellationToken;
 /// Tokenising and rendering run on these; more would take processors from the engine.
 const BLOCKING_THREADS: usize = 2;
 
-fn main() -> ExitCode {
+/// The process, from its arguments to its exit status.
+pub fn main() -> ExitCode {
     let config = Config::new(args::Args::parse());
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,

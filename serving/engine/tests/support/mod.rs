@@ -1,0 +1,2 @@
+//! What the tests on files made here share.
+pub mod gguf;
