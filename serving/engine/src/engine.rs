@@ -1,4 +1,5 @@
 //! A loaded model and the requests that it works on. `step` computes one batch; everything else is books.
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,9 +8,10 @@ use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
 use crate::model::{self, Shape};
-use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
+use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats, Steering};
 use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
+use crate::steer::Steered;
 use crate::tokenizer::Tokenizer;
 
 mod size;
@@ -102,6 +104,9 @@ pub struct Engine {
     scheduler: Scheduler,
     plan: Vec<Work>,
     finished: Vec<usize>,
+    /// Of the living requests that ask for any.
+    steering: HashMap<RequestId, Steering>,
+    steered: Steered,
     candidates: Candidates,
     stats: Stats,
 }
@@ -151,6 +156,8 @@ impl Engine {
             scheduler: Scheduler::new(sizes.limits, sizes.blocks),
             plan: Vec::new(),
             finished: Vec::new(),
+            steering: HashMap::new(),
+            steered: Steered::default(),
             candidates: Candidates::default(),
             stats: Stats::default(),
         })
@@ -173,6 +180,11 @@ impl Engine {
 
     /// Queues a request. What can never be computed is refused at once.
     pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
+        self.submit_steered(request, Steering::default())
+    }
+
+    /// As `submit`, for a request with wishes of its own.
+    pub fn submit_steered(&mut self, request: Request, steering: Steering) -> Result<(), AdmitError> {
         let context = self.info.context_length;
         if request.prompt.is_empty() {
             return Err(AdmitError::EmptyPrompt);
@@ -181,15 +193,16 @@ impl Engine {
             let prompt = request.prompt.len();
             return Err(AdmitError::PromptTooLong { prompt, context });
         }
-        if let Some(&token) = request
-            .prompt
-            .iter()
-            .find(|&&token| token as usize >= self.info.vocab_size)
-        {
+        let biased = steering.logit_bias.iter().map(|(token, _)| token);
+        let mut tokens = request.prompt.iter().chain(biased).chain(&steering.stop_tokens);
+        if let Some(&token) = tokens.find(|&&token| token as usize >= self.info.vocab_size) {
             return Err(AdmitError::InvalidToken(token));
         }
         if self.scheduler.contains(request.id) {
             return Err(AdmitError::DuplicateId(request.id.0));
+        }
+        if steering != Steering::default() {
+            self.steering.insert(request.id, steering);
         }
         self.scheduler.add(request);
         Ok(())
@@ -197,6 +210,7 @@ impl Engine {
 
     /// Forgets a request, whatever its state. False if there is none. No event follows.
     pub fn cancel(&mut self, id: RequestId) -> bool {
+        self.steering.remove(&id);
         self.scheduler.cancel(id)
     }
 
@@ -236,7 +250,10 @@ impl Engine {
         self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
-            let want = match (work.count == sequence.need(), sequence.request.sampling.is_greedy()) {
+            let steering = self.steering.get(&sequence.request.id);
+            let plain = sequence.request.sampling.is_greedy()
+                && !steering.is_some_and(|steering| steering.adjusts(sequence.answered()));
+            let want = match (work.count == sequence.need(), plain) {
                 (false, _) => Want::Nothing,
                 (true, true) => Want::Best,
                 (true, false) => Want::Logits,
@@ -264,22 +281,32 @@ impl Engine {
                 continue;
             }
             let output = outputs.next().unwrap_or_default();
-            let best = self.workspace.best(output);
-            let token = match (best, self.workspace.logits(output)) {
-                (Some(best), Some(logits)) => Some(pick(
-                    logits,
-                    best,
-                    &sequence.request.sampling,
-                    sequence.tokens.len(),
-                    &mut self.candidates,
-                )),
+            let steering = self.steering.get(&id);
+            let token = match (self.workspace.best(output), self.workspace.logits(output)) {
+                (Some(best), Some(logits)) => {
+                    let (logits, best) = match steering {
+                        Some(steering) if steering.adjusts(sequence.answered()) => self.steered.adjust(
+                            logits,
+                            steering,
+                            &sequence.tokens,
+                            sequence.prompt_tokens,
+                            self.tokenizer.end_tokens(),
+                        ),
+                        _ => (logits, best),
+                    };
+                    let min_p = steering.map_or(0.0, |steering| steering.min_p);
+                    let position = sequence.tokens.len();
+                    let sampling = &sequence.request.sampling;
+                    Some(pick(logits, best, sampling, min_p, position, &mut self.candidates))
+                }
                 (best, _) => best,
             };
             let end = match token {
                 None => Some((FinishReason::NonFinite, false)),
                 Some(token) => {
                     self.stats.generated_tokens += 1;
-                    if self.tokenizer.is_eog(token) && !sequence.request.ignore_eos {
+                    let stops = steering.is_some_and(|steering| steering.stop_tokens.contains(&token));
+                    if stops || self.tokenizer.is_eog(token) && !sequence.request.ignore_eos {
                         Some((FinishReason::Stop, true))
                     } else {
                         sequence.push(token);
@@ -292,6 +319,7 @@ impl Engine {
                 let usage = sequence.usage(ended);
                 events.push(Event::Finished { id, reason, usage });
                 self.finished.push(work.index);
+                self.steering.remove(&id);
             }
         }
         self.scheduler.remove(&self.finished);

@@ -9,6 +9,7 @@ pub mod request;
 mod sample;
 mod scheduler;
 mod sequence;
+mod steer;
 pub mod tokenizer;
 
 pub use engine::{Engine, LoadError, ModelInfo};

@@ -43,6 +43,51 @@ impl Sampling {
     }
 }
 
+/// What a request may ask for beyond its [`Sampling`], already validated by the server. The default asks for nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steering {
+    /// Only tokens whose probability, after the temperature, is at least this share of the largest. In 0..=1.
+    pub min_p: f32,
+    /// Subtracted from the logit of every token that the answer has. In -2..=2.
+    pub presence_penalty: f32,
+    /// Subtracted for each time that the answer has it. In -2..=2.
+    pub frequency_penalty: f32,
+    /// Divides the logit, and multiplies a negative one, of every token of prompt and answer. Above 0.
+    pub repetition_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// No token ends the answer before it has so many.
+    pub min_tokens: usize,
+    /// Tokens that end the answer as the model's own do, also with `ignore_eos`.
+    pub stop_tokens: Vec<u32>,
+}
+
+impl Default for Steering {
+    fn default() -> Self {
+        Self {
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            min_tokens: 0,
+            stop_tokens: Vec::new(),
+        }
+    }
+}
+
+impl Steering {
+    /// Whether logits depend on the tokens so far.
+    pub fn penalises(&self) -> bool {
+        self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0
+    }
+
+    /// Whether the logits for the token after `answered` others are not the model's own.
+    pub fn adjusts(&self, answered: usize) -> bool {
+        answered < self.min_tokens || !self.logit_bias.is_empty() || self.penalises()
+    }
+}
+
 /// What a step produced for one request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {

@@ -6,8 +6,16 @@ use crate::request::Sampling;
 #[derive(Debug, Default)]
 pub struct Candidates(Vec<(f32, u32)>);
 
-/// The token for `position`, from logits that are all finite; `best` is the most likely token.
-pub fn pick(logits: &[f32], best: u32, sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
+/// The token for `position`, from logits that are finite or minus infinity; `best` is the most likely token.
+/// `min_p` is as in [`Steering`](crate::request::Steering).
+pub fn pick(
+    logits: &[f32],
+    best: u32,
+    sampling: &Sampling,
+    min_p: f32,
+    position: usize,
+    candidates: &mut Candidates,
+) -> u32 {
     if sampling.is_greedy() {
         return best;
     }
@@ -22,7 +30,7 @@ pub fn pick(logits: &[f32], best: u32, sampling: &Sampling, position: usize, can
         list.select_nth_unstable_by(sampling.top_k - 1, order);
         list.truncate(sampling.top_k);
     }
-    list.retain(|(weight, _)| *weight > 0.0);
+    list.retain(|(weight, _)| *weight > 0.0 && *weight >= min_p);
     list.sort_unstable_by(order);
     let total: f64 = list.iter().map(|(weight, _)| f64::from(*weight)).sum();
     let nucleus = total * f64::from(sampling.top_p);
@@ -70,7 +78,7 @@ mod tests {
     }
 
     fn draw(logits: &[f32], sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
-        pick(logits, argmax(logits) as u32, sampling, position, candidates)
+        pick(logits, argmax(logits) as u32, sampling, 0.0, position, candidates)
     }
 
     fn share(logits: &[f32], sampling: &Sampling, token: u32) -> f64 {
@@ -82,7 +90,10 @@ mod tests {
     #[test]
     fn greedy_takes_the_most_likely_token_as_it_is_given() {
         let mut candidates = Candidates::default();
-        assert_eq!(pick(&[0.0, 2.0, 2.0], 1, &sampling(0.0, 1.0, 0), 0, &mut candidates), 1);
+        assert_eq!(
+            pick(&[0.0, 2.0, 2.0], 1, &sampling(0.0, 1.0, 0), 0.0, 0, &mut candidates),
+            1
+        );
     }
 
     #[test]
@@ -109,6 +120,28 @@ mod tests {
     }
 
     #[test]
+    fn min_p_leaves_only_what_is_likely_enough_beside_the_most_likely() {
+        // Probabilities 8 : 4 : 2 : 1 beside each other; with temperature 2 their roots.
+        let logits = [8f32, 4.0, 2.0, 1.0].map(f32::ln);
+        let drawn = |temperature, min_p| {
+            let mut candidates = Candidates::default();
+            let draw = |at| pick(&logits, 0, &sampling(temperature, 1.0, 0), min_p, at, &mut candidates);
+            (0..4000).map(draw).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(drawn(1.0, 0.3), [0, 1].into());
+        assert_eq!(drawn(2.0, 0.4), [0, 1, 2].into());
+        assert_eq!(drawn(1.0, 1.0), [0].into());
+        assert_eq!(drawn(1.0, 0.0).len(), 4);
+    }
+
+    #[test]
+    fn what_is_masked_is_never_drawn() {
+        let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0];
+        assert_eq!(share(&logits, &sampling(2.0, 1.0, 0), 0), 0.0);
+        assert_eq!(share(&logits, &sampling(2.0, 1.0, 3), 2), 0.0);
+    }
+
+    #[test]
     fn the_same_seed_and_position_give_the_same_token_and_others_differ() {
         let logits = [0.0; 64];
         let mut candidates = Candidates::default();
@@ -117,7 +150,7 @@ mod tests {
                 seed,
                 ..sampling(1.0, 1.0, 0)
             };
-            pick(&logits, 0, &sampling, position, &mut candidates)
+            pick(&logits, 0, &sampling, 0.0, position, &mut candidates)
         };
         assert_eq!(draw(1, 5), draw(1, 5));
         let distinct: std::collections::BTreeSet<_> = (0..200).map(|at| draw(at / 100, (at % 100) as usize)).collect();

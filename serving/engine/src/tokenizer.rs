@@ -146,6 +146,11 @@ impl Tokenizer {
         self.end_of_generation.contains(&token)
     }
 
+    /// The tokens for which `is_eog` holds, in no order.
+    pub fn end_tokens(&self) -> impl Iterator<Item = u32> {
+        self.end_of_generation.iter().copied()
+    }
+
     /// Tokens in all; ids are below it.
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.len()
