@@ -3,6 +3,7 @@
 use crate::engine_thread::{Ticket, Update};
 use crate::error::ApiError;
 use crate::metrics::{Ending, Metrics};
+use crate::settings::Settings;
 use crate::text::TextAssembler;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,6 +36,8 @@ pub struct Answer {
     tokenizer: Arc<Tokenizer>,
     metrics: Arc<Metrics>,
     text: TextAssembler,
+    /// Texts count as stop texts after so many tokens.
+    min_tokens: usize,
     arrived: Instant,
     last_token: Option<Instant>,
     /// Counted here as well: a stop text ends an answer before the engine reports its usage.
@@ -48,11 +51,11 @@ impl Answer {
         ticket: Ticket,
         tokenizer: Arc<Tokenizer>,
         metrics: Arc<Metrics>,
-        stops: Vec<String>,
+        settings: &Settings,
         prompt_tokens: usize,
         arrived: Instant,
     ) -> Self {
-        let text = TextAssembler::new(stops);
+        let text = TextAssembler::new(settings.stops.clone());
         let usage = Usage {
             prompt_tokens,
             ..Usage::default()
@@ -62,6 +65,7 @@ impl Answer {
             tokenizer,
             metrics,
             text,
+            min_tokens: settings.steering.min_tokens,
             arrived,
             last_token: None,
             usage,
@@ -117,7 +121,12 @@ impl Answer {
             Some(last) => self.metrics.next_token(at.saturating_duration_since(last)),
         }
         self.usage.completion_tokens += 1;
-        let text = self.text.push(self.tokenizer.piece(token));
+        let bytes = self.tokenizer.piece(token);
+        let text = if self.usage.completion_tokens <= self.min_tokens {
+            self.text.push_unstoppable(bytes)
+        } else {
+            self.text.push(bytes)
+        };
         if self.text.stopped() {
             return self.end(text, FinishReason::Stop, at);
         }

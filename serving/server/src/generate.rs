@@ -5,7 +5,7 @@ use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
 use crate::input::Input;
 use crate::reply::{Endpoint, Reply};
-use crate::settings::Settings;
+use crate::settings::{Bounds, Settings};
 use crate::stream;
 use crate::unsupported::refuse_unsupported;
 use axum::Json;
@@ -36,7 +36,12 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
     let mut request: GenerateRequest = app.bodies.json(request).await?;
     check_model(app, request.model.take())?;
     refuse_unsupported(&request.other)?;
-    let settings = Settings::new(&mut request, model.context, app.random())?;
+    let bounds = Bounds {
+        endpoint,
+        context: model.context,
+        vocabulary: model.tokenizer.vocab_size(),
+    };
+    let settings = Settings::new(&mut request, bounds, app.random())?;
     let input = match endpoint {
         Endpoint::Chat => Input::chat(&mut request)?,
         Endpoint::Completions => Input::completion(&mut request)?,
@@ -52,7 +57,7 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
     };
     let prompts = encode(model, input).await?;
     let stream = settings.stream;
-    let answers = submit(app, model, place, prompts, settings, endpoint, arrived).await?;
+    let answers = submit(app, model, place, prompts, &settings, arrived).await?;
     if stream {
         return Ok(stream::events(reply, answers).into_response());
     }
@@ -101,16 +106,9 @@ async fn submit(
     model: &Model,
     mut place: OwnedSemaphorePermit,
     prompts: Vec<Vec<u32>>,
-    settings: Settings,
-    endpoint: Endpoint,
+    settings: &Settings,
     arrived: Instant,
 ) -> Result<Vec<Answer>, ApiError> {
-    // A completion without a limit is short, a chat's answer ends by itself: OpenAI's defaults.
-    let default_tokens = if endpoint == Endpoint::Completions {
-        16
-    } else {
-        model.context
-    };
     let cache_salt = app.salt(settings.cache_salt.as_deref());
     let mut answers = Vec::with_capacity(prompts.len());
     for prompt in prompts {
@@ -121,14 +119,21 @@ async fn submit(
         let request = EngineRequest {
             id: model.engine.next_id(),
             prompt,
-            max_tokens: settings.max_tokens.unwrap_or(default_tokens),
+            max_tokens: settings.max_tokens,
             sampling: settings.sampling.clone(),
             ignore_eos: settings.ignore_eos,
             cache_salt,
         };
-        let ticket = model.engine.submit(request, own);
-        let (tokenizer, metrics, stops) = (model.tokenizer.clone(), app.metrics.clone(), settings.stops.clone());
-        answers.push(Answer::new(ticket, tokenizer, metrics, stops, prompt_tokens, arrived));
+        let ticket = model.engine.submit(request, settings.steering.clone(), own);
+        let (tokenizer, metrics) = (model.tokenizer.clone(), app.metrics.clone());
+        answers.push(Answer::new(
+            ticket,
+            tokenizer,
+            metrics,
+            settings,
+            prompt_tokens,
+            arrived,
+        ));
     }
     for answer in &mut answers {
         answer.admitted().await?;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use windlass_engine::Engine;
 use windlass_engine::chat::ChatTemplate;
-use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
+use windlass_engine::request::{
+    AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats, Steering,
+};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// What the tasks need of a loaded engine.
@@ -87,8 +89,8 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
 }
 
 impl Backend for Engine {
-    fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
-        Engine::submit(self, request)
+    fn submit(&mut self, request: Request, steering: Steering) -> Result<(), AdmitError> {
+        self.submit_steered(request, steering)
     }
 
     fn cancel(&mut self, id: RequestId) {

@@ -17,6 +17,7 @@ mod machine;
 mod metrics;
 mod reply;
 mod settings;
+mod steering;
 mod stream;
 mod text;
 mod unsupported;

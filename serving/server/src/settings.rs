@@ -1,8 +1,10 @@
 //! From a request's fields to settings that the engine may trust: ranges and combinations.
 //! Types were checked on parsing; the input (messages, prompts) is checked in `input`.
 use crate::error::ApiError;
+use crate::reply::Endpoint;
+use crate::steering::steering;
 use windlass_api::openai::{GenerateRequest, Stop};
-use windlass_engine::request::Sampling;
+use windlass_engine::request::{Sampling, Steering};
 
 /// Stop texts of a request.
 pub const MAX_STOPS: usize = 4;
@@ -11,6 +13,17 @@ pub const MAX_STOP_BYTES: usize = 1024;
 /// Bytes of a cache salt.
 pub const MAX_CACHE_SALT_BYTES: usize = 256;
 
+/// What a request is measured against.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Who was asked.
+    pub endpoint: Endpoint,
+    /// The longest sequence in tokens.
+    pub context: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+}
+
 /// How to answer, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -18,10 +31,12 @@ pub struct Settings {
     pub stream: bool,
     /// With an event for the usage.
     pub include_usage: bool,
-    /// `None`: as much as the context has room for.
-    pub max_tokens: Option<usize>,
+    /// The engine ends sooner where the context does.
+    pub max_tokens: usize,
     /// For the engine.
     pub sampling: Sampling,
+    /// For the engine.
+    pub steering: Steering,
     /// For the engine.
     pub ignore_eos: bool,
     /// None of them empty.
@@ -31,8 +46,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// `context` is the longest sequence in tokens; `random_seed` serves requests that name none.
-    pub fn new(request: &mut GenerateRequest, context: usize, random_seed: u64) -> Result<Self, ApiError> {
+    /// `random_seed` serves requests that name none.
+    pub fn new(request: &mut GenerateRequest, bounds: Bounds, random_seed: u64) -> Result<Self, ApiError> {
         if request.n.is_some_and(|n| n != 1) {
             return Err(ApiError::invalid("n", "only 1 is supported"));
         }
@@ -43,17 +58,24 @@ impl Settings {
                 "it is allowed only with `stream`: true",
             ));
         }
+        // A completion without a limit is short, a chat's answer ends by itself: OpenAI's defaults.
+        let default_tokens = match bounds.endpoint {
+            Endpoint::Completions => 16,
+            Endpoint::Chat => bounds.context,
+        };
+        let max_tokens = max_tokens(request, bounds.context)?.unwrap_or(default_tokens);
         Ok(Self {
             stream,
             include_usage: request
                 .stream_options
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
-            max_tokens: max_tokens(request, context)?,
+            max_tokens,
+            steering: steering(request, max_tokens, bounds.vocabulary)?,
             sampling: Sampling {
-                temperature: number("temperature", request.temperature, 1.0, 2.0)?,
+                temperature: number("temperature", request.temperature, 1.0, 0.0..=2.0)?,
                 // 0 means the most likely token alone; the engine wants a number above 0 for that.
-                top_p: number("top_p", request.top_p, 1.0, 1.0)?.max(f32::MIN_POSITIVE),
+                top_p: number("top_p", request.top_p, 1.0, 0.0..=1.0)?.max(f32::MIN_POSITIVE),
                 top_k: top_k(request.top_k)?,
                 seed: request.seed.map_or(random_seed, i64::cast_unsigned),
             },
@@ -88,10 +110,17 @@ fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>
     Ok(wanted)
 }
 
-fn number(param: &str, value: Option<f64>, default: f64, max: f64) -> Result<f32, ApiError> {
+/// A number in its range.
+pub fn number(
+    param: &str,
+    value: Option<f64>,
+    default: f64,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<f32, ApiError> {
     let value = value.unwrap_or(default);
-    if !(0.0..=max).contains(&value) {
-        return Err(ApiError::invalid(param, format!("it must be 0 to {max}")));
+    if !range.contains(&value) {
+        let message = format!("it must be {} to {}", range.start(), range.end());
+        return Err(ApiError::invalid(param, message));
     }
     Ok(value as f32)
 }
@@ -146,7 +175,12 @@ mod tests {
 
     fn settings(json: &str) -> Result<Settings, String> {
         let mut request: GenerateRequest = serde_json::from_str(json).unwrap();
-        Settings::new(&mut request, 2048, 7).map_err(|error| error.body().error.param.unwrap_or_default())
+        let bounds = Bounds {
+            endpoint: Endpoint::Completions,
+            context: 2048,
+            vocabulary: 100,
+        };
+        Settings::new(&mut request, bounds, 7).map_err(|error| error.body().error.param.unwrap_or_default())
     }
 
     #[test]
@@ -158,10 +192,10 @@ mod tests {
             top_k: 0,
             seed: 7,
         };
-        assert_eq!(settings.sampling, sampling);
+        assert_eq!((settings.sampling, settings.steering), (sampling, Steering::default()));
         assert_eq!(
             (settings.stream, settings.max_tokens, settings.ignore_eos),
-            (false, None, false)
+            (false, 16, false)
         );
     }
 

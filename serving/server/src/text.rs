@@ -30,12 +30,13 @@ impl TextAssembler {
         if self.stopped {
             return String::new();
         }
-        self.partial.extend_from_slice(bytes);
-        let complete = complete_len(&self.partial);
-        let rest = self.partial.split_off(complete);
-        let new = String::from_utf8_lossy(&self.partial).into_owned();
-        self.partial = rest;
+        let new = self.decode(bytes);
         self.take(&new)
+    }
+
+    /// As `push`, for tokens before the first that may end the answer: stop texts begin after them.
+    pub fn push_unstoppable(&mut self, bytes: &[u8]) -> String {
+        self.decode(bytes)
     }
 
     /// Whether a stop text appeared: the answer ends there.
@@ -55,6 +56,16 @@ impl TextAssembler {
             text.push_str(&self.held);
         }
         (text, self.stopped)
+    }
+
+    /// The characters that these bytes complete.
+    fn decode(&mut self, bytes: &[u8]) -> String {
+        self.partial.extend_from_slice(bytes);
+        let complete = complete_len(&self.partial);
+        let rest = self.partial.split_off(complete);
+        let new = String::from_utf8_lossy(&self.partial).into_owned();
+        self.partial = rest;
+        new
     }
 
     fn take(&mut self, new: &str) -> String {
@@ -148,6 +159,16 @@ mod tests {
         let (out, stopped) = run(&["\n\nUser:"], &[b"yes\n", b"\nUs", b"er", b": more"]);
         assert_eq!(out.concat(), "yes");
         assert!(stopped);
+    }
+
+    #[test]
+    fn a_stop_text_counts_only_after_the_tokens_that_must_come() {
+        let mut assembler = TextAssembler::new(vec!["ab".into()]);
+        assert_eq!(assembler.push_unstoppable(b"ab"), "ab");
+        assert_eq!(assembler.push_unstoppable(b"a"), "a");
+        assert_eq!(assembler.push(b"b, "), "b, ");
+        assert_eq!(assembler.push(b"ab"), "");
+        assert!(assembler.stopped());
     }
 
     #[test]

@@ -18,7 +18,6 @@ const PARAMETERS: &[(&str, Harmless)] = &[
     ("continue_final_message", no),
     ("documents", empty),
     ("echo", no),
-    ("frequency_penalty", zero),
     ("function_call", no_tools),
     ("functions", empty),
     ("grammar", empty),
@@ -30,21 +29,15 @@ const PARAMETERS: &[(&str, Harmless)] = &[
     ("include_stop_str_in_output", no),
     ("json_schema", never),
     ("length_penalty", one),
-    ("logit_bias", empty),
     ("logprobs", no),
-    ("min_p", zero),
-    ("min_tokens", zero),
     ("modalities", only_text),
     ("parallel_tool_calls", yes),
     ("prediction", never),
-    ("presence_penalty", zero),
     ("prompt_embeds", never),
     ("prompt_logprobs", never),
     ("reasoning_effort", never),
-    ("repetition_penalty", one),
     ("response_format", text_format),
     ("skip_special_tokens", yes),
-    ("stop_token_ids", empty),
     ("store", no),
     ("structured_outputs", never),
     ("suffix", empty),
@@ -137,7 +130,7 @@ mod tests {
     #[test]
     fn defaults_and_unknown_names_pass() {
         let defaults = json!({
-            "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": false, "tools": [],
+            "length_penalty": 1.0, "documents": [], "logprobs": false, "tools": [],
             "tool_choice": "auto", "response_format": {"type": "text"}, "best_of": 1, "modalities": ["text"],
             "chat_template": null, "echo": false, "user": "u", "metadata": {"a": "b"}, "no_such_thing": 5,
         });
@@ -147,14 +140,13 @@ mod tests {
     #[test]
     fn a_wish_that_we_cannot_fulfil_is_refused_by_name() {
         let wishes = [
-            json!({"frequency_penalty": 0.5}),
             json!({"logprobs": true}),
             json!({"logprobs": 0}),
             json!({"tools": [{"type": "function"}]}),
             json!({"response_format": {"type": "json_object"}}),
             json!({"best_of": 1e9}),
             json!({"best_of": "1"}),
-            json!({"min_p": -0.1}),
+            json!({"typical_p": 0.5}),
             json!({"chat_template": "{{ 1 }}"}),
             json!({"chat_template_kwargs": {}}),
             json!({"suffix": "x"}),

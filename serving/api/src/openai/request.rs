@@ -2,6 +2,7 @@
 //! differ only in their input. Types are checked here, ranges by the server.
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// A request for text. Absent fields take the server's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,12 +38,33 @@ pub struct GenerateRequest {
     /// Only the k most likely tokens; 0 and -1 mean all. Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<i64>,
+    /// Only tokens at least this likely beside the most likely one, 0 to 1. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Against every token that the answer has, -2 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    /// Against a token for each time that the answer has it, -2 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// Against tokens of prompt and answer, above 0; 1 is none. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+    /// Added to the logits of tokens, by id, -100 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Equal seeds give equal answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
     /// Texts at which the answer ends; they are not part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+    /// Tokens at which the answer ends; they are not part of it. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Nothing ends the answer before it has so many tokens. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_tokens: Option<u64>,
     /// Go on after an end-of-generation token (for benchmarks). Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_eos: Option<bool>,
@@ -145,9 +167,9 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_kept_by_name() {
-        let request: GenerateRequest = serde_json::from_str(r#"{"n":1,"logit_bias":{"5":1}}"#).unwrap();
+        let request: GenerateRequest = serde_json::from_str(r#"{"n":1,"no_such_thing":{"5":1}}"#).unwrap();
         assert_eq!(request.n, Some(1));
-        assert_eq!(request.other["logit_bias"]["5"], 1);
+        assert_eq!(request.other["no_such_thing"]["5"], 1);
     }
 
     #[test]

@@ -7,4 +7,5 @@ mod drain;
 mod process;
 mod queue;
 mod refusals;
+mod sampling;
 mod start;

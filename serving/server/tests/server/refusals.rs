@@ -14,6 +14,11 @@ fn every_bad_value_is_a_400_that_names_its_field() {
         "top_k",
         "seed",
         "n",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "min_tokens",
     ];
     let mut bodies: Vec<(String, &str)> = Vec::new();
     for name in numbers {
@@ -53,7 +58,19 @@ fn every_bad_value_is_a_400_that_names_its_field() {
         (r#""stream_options":{}"#, "stream_options"),
         (r#""logprobs":5"#, "logprobs"),
         (r#""best_of":1000000000"#, "best_of"),
-        (r#""frequency_penalty":1"#, "frequency_penalty"),
+        (r#""frequency_penalty":2.1"#, "frequency_penalty"),
+        (r#""presence_penalty":-2.1"#, "presence_penalty"),
+        (r#""repetition_penalty":0"#, "repetition_penalty"),
+        (r#""min_p":1.1"#, "min_p"),
+        (r#""min_tokens":17"#, "min_tokens"),
+        (r#""max_tokens":4,"min_tokens":5"#, "min_tokens"),
+        (r#""logit_bias":{"5":101}"#, "logit_bias"),
+        (r#""logit_bias":{"4294967295":1}"#, "logit_bias"),
+        (r#""logit_bias":{"5":"1"}"#, "logit_bias.5"),
+        (r#""logit_bias":[1]"#, "logit_bias"),
+        (r#""stop_token_ids":[4294967295]"#, "stop_token_ids"),
+        (r#""stop_token_ids":[-1]"#, "stop_token_ids[0]"),
+        (r#""stop_token_ids":5"#, "stop_token_ids"),
         (
             r#""chat_template":"{% for a in range(1000000000) %}{% endfor %}""#,
             "chat_template",
