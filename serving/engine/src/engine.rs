@@ -1,17 +1,16 @@
 //! A loaded model and the requests that it works on. `step` computes one batch; everything else is books.
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want, Workspace};
 
+use crate::adjust::Adjusted;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
 use crate::model::{self, Shape};
-use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats, Steering};
+use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
 use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
-use crate::steer::Steered;
 use crate::tokenizer::Tokenizer;
 
 mod size;
@@ -104,9 +103,7 @@ pub struct Engine {
     scheduler: Scheduler,
     plan: Vec<Work>,
     finished: Vec<usize>,
-    /// Of the living requests that ask for any.
-    steering: HashMap<RequestId, Steering>,
-    steered: Steered,
+    adjusted: Adjusted,
     candidates: Candidates,
     stats: Stats,
 }
@@ -156,8 +153,7 @@ impl Engine {
             scheduler: Scheduler::new(sizes.limits, sizes.blocks),
             plan: Vec::new(),
             finished: Vec::new(),
-            steering: HashMap::new(),
-            steered: Steered::default(),
+            adjusted: Adjusted::default(),
             candidates: Candidates::default(),
             stats: Stats::default(),
         })
@@ -180,11 +176,6 @@ impl Engine {
 
     /// Queues a request. What can never be computed is refused at once.
     pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
-        self.submit_steered(request, Steering::default())
-    }
-
-    /// As `submit`, for a request with wishes of its own.
-    pub fn submit_steered(&mut self, request: Request, steering: Steering) -> Result<(), AdmitError> {
         let context = self.info.context_length;
         if request.prompt.is_empty() {
             return Err(AdmitError::EmptyPrompt);
@@ -193,16 +184,18 @@ impl Engine {
             let prompt = request.prompt.len();
             return Err(AdmitError::PromptTooLong { prompt, context });
         }
-        let biased = steering.logit_bias.iter().map(|(token, _)| token);
-        let mut tokens = request.prompt.iter().chain(biased).chain(&steering.stop_tokens);
+        let Sampling {
+            logit_bias,
+            stop_tokens,
+            ..
+        } = &request.sampling;
+        let biased = logit_bias.iter().map(|(token, _)| token);
+        let mut tokens = request.prompt.iter().chain(biased).chain(stop_tokens);
         if let Some(&token) = tokens.find(|&&token| token as usize >= self.info.vocab_size) {
             return Err(AdmitError::InvalidToken(token));
         }
         if self.scheduler.contains(request.id) {
             return Err(AdmitError::DuplicateId(request.id.0));
-        }
-        if steering != Steering::default() {
-            self.steering.insert(request.id, steering);
         }
         self.scheduler.add(request);
         Ok(())
@@ -210,7 +203,6 @@ impl Engine {
 
     /// Forgets a request, whatever its state. False if there is none. No event follows.
     pub fn cancel(&mut self, id: RequestId) -> bool {
-        self.steering.remove(&id);
         self.scheduler.cancel(id)
     }
 
@@ -250,9 +242,8 @@ impl Engine {
         self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
-            let steering = self.steering.get(&sequence.request.id);
-            let plain = sequence.request.sampling.is_greedy()
-                && !steering.is_some_and(|steering| steering.adjusts(sequence.answered()));
+            let sampling = &sequence.request.sampling;
+            let plain = sampling.is_greedy() && !sampling.adjusts(sequence.answered());
             let want = match (work.count == sequence.need(), plain) {
                 (false, _) => Want::Nothing,
                 (true, true) => Want::Best,
@@ -281,23 +272,18 @@ impl Engine {
                 continue;
             }
             let output = outputs.next().unwrap_or_default();
-            let steering = self.steering.get(&id);
+            let sampling = &sequence.request.sampling;
             let token = match (self.workspace.best(output), self.workspace.logits(output)) {
                 (Some(best), Some(logits)) => {
-                    let (logits, best) = match steering {
-                        Some(steering) if steering.adjusts(sequence.answered()) => self.steered.adjust(
-                            logits,
-                            steering,
-                            &sequence.tokens,
-                            sequence.prompt_tokens,
-                            self.tokenizer.end_tokens(),
-                        ),
-                        _ => (logits, best),
+                    let (logits, best) = if sampling.adjusts(sequence.answered()) {
+                        let ends = self.tokenizer.end_tokens();
+                        self.adjusted
+                            .adjust(logits, sampling, &sequence.tokens, sequence.prompt_tokens, ends)
+                    } else {
+                        (logits, best)
                     };
-                    let min_p = steering.map_or(0.0, |steering| steering.min_p);
                     let position = sequence.tokens.len();
-                    let sampling = &sequence.request.sampling;
-                    Some(pick(logits, best, sampling, min_p, position, &mut self.candidates))
+                    Some(pick(logits, best, sampling, position, &mut self.candidates))
                 }
                 (best, _) => best,
             };
@@ -305,8 +291,9 @@ impl Engine {
                 None => Some((FinishReason::NonFinite, false)),
                 Some(token) => {
                     self.stats.generated_tokens += 1;
-                    let stops = steering.is_some_and(|steering| steering.stop_tokens.contains(&token));
-                    if stops || self.tokenizer.is_eog(token) && !sequence.request.ignore_eos {
+                    if sampling.stop_tokens.contains(&token)
+                        || self.tokenizer.is_eog(token) && !sequence.request.ignore_eos
+                    {
                         Some((FinishReason::Stop, true))
                     } else {
                         sequence.push(token);
@@ -319,7 +306,6 @@ impl Engine {
                 let usage = sequence.usage(ended);
                 events.push(Event::Finished { id, reason, usage });
                 self.finished.push(work.index);
-                self.steering.remove(&id);
             }
         }
         self.scheduler.remove(&self.finished);

@@ -1,5 +1,6 @@
 //! The engine: model file in, tokens out. Synchronous and deterministic: no HTTP, no clock, no
 //! environment, no network; time and randomness are arguments.
+mod adjust;
 pub mod chat;
 mod engine;
 mod kv;
@@ -9,7 +10,6 @@ pub mod request;
 mod sample;
 mod scheduler;
 mod sequence;
-mod steer;
 pub mod tokenizer;
 
 pub use engine::{Engine, LoadError, ModelInfo};

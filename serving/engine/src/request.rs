@@ -15,7 +15,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Tokens to generate at most, at least one; prompt + max_tokens is clamped to the context by `submit`.
     pub max_tokens: usize,
-    /// How the next token is chosen.
+    /// How tokens are chosen.
     pub sampling: Sampling,
     /// Go on after an end-of-generation token (for benchmarks).
     pub ignore_eos: bool,
@@ -23,7 +23,8 @@ pub struct Request {
     pub cache_salt: u64,
 }
 
-/// Sampling parameters, already validated by the server.
+/// How tokens are chosen, and which of them end the answer; already validated by the server. The default is greedy and
+/// asks for nothing else.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy; otherwise the logits are divided by it. In 0..=2.
@@ -32,22 +33,10 @@ pub struct Sampling {
     pub top_p: f32,
     /// Only the k most likely tokens; 0 is all.
     pub top_k: usize,
-    /// Equal seeds and equal requests give equal tokens, whatever else runs.
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Whether the most likely token is the one.
-    pub fn is_greedy(&self) -> bool {
-        self.temperature == 0.0 || self.top_k == 1
-    }
-}
-
-/// What a request may ask for beyond its [`Sampling`], already validated by the server. The default asks for nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Steering {
     /// Only tokens whose probability, after the temperature, is at least this share of the largest. In 0..=1.
     pub min_p: f32,
+    /// Equal seeds and equal requests give equal tokens, whatever else runs.
+    pub seed: u64,
     /// Subtracted from the logit of every token that the answer has. In -2..=2.
     pub presence_penalty: f32,
     /// Subtracted for each time that the answer has it. In -2..=2.
@@ -62,10 +51,14 @@ pub struct Steering {
     pub stop_tokens: Vec<u32>,
 }
 
-impl Default for Steering {
+impl Default for Sampling {
     fn default() -> Self {
         Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
             min_p: 0.0,
+            seed: 0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
@@ -76,7 +69,12 @@ impl Default for Steering {
     }
 }
 
-impl Steering {
+impl Sampling {
+    /// Whether the most likely token is the one.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k == 1
+    }
+
     /// Whether logits depend on the tokens so far.
     pub fn penalises(&self) -> bool {
         self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0

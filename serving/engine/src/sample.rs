@@ -7,15 +7,7 @@ use crate::request::Sampling;
 pub struct Candidates(Vec<(f32, u32)>);
 
 /// The token for `position`, from logits that are finite or minus infinity; `best` is the most likely token.
-/// `min_p` is as in [`Steering`](crate::request::Steering).
-pub fn pick(
-    logits: &[f32],
-    best: u32,
-    sampling: &Sampling,
-    min_p: f32,
-    position: usize,
-    candidates: &mut Candidates,
-) -> u32 {
+pub fn pick(logits: &[f32], best: u32, sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
     if sampling.is_greedy() {
         return best;
     }
@@ -30,7 +22,7 @@ pub fn pick(
         list.select_nth_unstable_by(sampling.top_k - 1, order);
         list.truncate(sampling.top_k);
     }
-    list.retain(|(weight, _)| *weight > 0.0 && *weight >= min_p);
+    list.retain(|(weight, _)| *weight > 0.0 && *weight >= sampling.min_p);
     list.sort_unstable_by(order);
     let total: f64 = list.iter().map(|(weight, _)| f64::from(*weight)).sum();
     let nucleus = total * f64::from(sampling.top_p);
@@ -74,11 +66,12 @@ mod tests {
             top_p,
             top_k,
             seed: 42,
+            ..Sampling::default()
         }
     }
 
     fn draw(logits: &[f32], sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
-        pick(logits, argmax(logits) as u32, sampling, 0.0, position, candidates)
+        pick(logits, argmax(logits) as u32, sampling, position, candidates)
     }
 
     fn share(logits: &[f32], sampling: &Sampling, token: u32) -> f64 {
@@ -90,10 +83,7 @@ mod tests {
     #[test]
     fn greedy_takes_the_most_likely_token_as_it_is_given() {
         let mut candidates = Candidates::default();
-        assert_eq!(
-            pick(&[0.0, 2.0, 2.0], 1, &sampling(0.0, 1.0, 0), 0.0, 0, &mut candidates),
-            1
-        );
+        assert_eq!(pick(&[0.0, 2.0, 2.0], 1, &sampling(0.0, 1.0, 0), 0, &mut candidates), 1);
     }
 
     #[test]
@@ -125,7 +115,11 @@ mod tests {
         let logits = [8f32, 4.0, 2.0, 1.0].map(f32::ln);
         let drawn = |temperature, min_p| {
             let mut candidates = Candidates::default();
-            let draw = |at| pick(&logits, 0, &sampling(temperature, 1.0, 0), min_p, at, &mut candidates);
+            let sampling = Sampling {
+                min_p,
+                ..sampling(temperature, 1.0, 0)
+            };
+            let draw = |at| pick(&logits, 0, &sampling, at, &mut candidates);
             (0..4000).map(draw).collect::<std::collections::BTreeSet<_>>()
         };
         assert_eq!(drawn(1.0, 0.3), [0, 1].into());
@@ -150,7 +144,7 @@ mod tests {
                 seed,
                 ..sampling(1.0, 1.0, 0)
             };
-            pick(&logits, 0, &sampling, 0.0, position, &mut candidates)
+            pick(&logits, 0, &sampling, position, &mut candidates)
         };
         assert_eq!(draw(1, 5), draw(1, 5));
         let distinct: std::collections::BTreeSet<_> = (0..200).map(|at| draw(at / 100, (at % 100) as usize)).collect();

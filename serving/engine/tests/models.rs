@@ -45,17 +45,11 @@ fn load(file: &str, options: &EngineOptions) -> Engine {
 }
 
 fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
     Request {
         id: RequestId(id),
         prompt,
         max_tokens,
-        sampling,
+        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: id,
     }

@@ -65,7 +65,7 @@ impl Answer {
             tokenizer,
             metrics,
             text,
-            min_tokens: settings.steering.min_tokens,
+            min_tokens: settings.sampling.min_tokens,
             arrived,
             last_token: None,
             usage,

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use windlass_engine::request::{AdmitError, Event, FinishReason, Request, RequestId, Stats, Steering, Usage};
+use windlass_engine::request::{AdmitError, Event, FinishReason, Request, RequestId, Stats, Usage};
 
 /// What the thread needs of an engine; the seam where tests put one that is slow on purpose.
 pub trait Backend {
     /// Queues a sequence.
-    fn submit(&mut self, request: Request, steering: Steering) -> Result<(), AdmitError>;
+    fn submit(&mut self, request: Request) -> Result<(), AdmitError>;
     /// Forgets a sequence, whatever its state; unknown ids are ignored.
     fn cancel(&mut self, id: RequestId);
     /// Whether `step` has something to do.
@@ -59,11 +59,7 @@ pub enum Update {
 }
 
 enum Command {
-    Submit {
-        request: Request,
-        steering: Steering,
-        sequence: Sequence,
-    },
+    Submit { request: Request, sequence: Sequence },
     Cancel(RequestId),
 }
 
@@ -164,7 +160,7 @@ impl EngineHandle {
     }
 
     /// Hands a sequence to the engine; its fate comes through the ticket.
-    pub fn submit(&self, request: Request, steering: Steering, place: OwnedSemaphorePermit) -> Ticket {
+    pub fn submit(&self, request: Request, place: OwnedSemaphorePermit) -> Ticket {
         let (sender, updates) = unbounded_channel();
         let id = request.id;
         self.shared.begin();
@@ -172,12 +168,7 @@ impl EngineHandle {
             updates: sender,
             _permit: place,
         };
-        let command = Command::Submit {
-            request,
-            steering,
-            sequence,
-        };
-        if self.commands.send(command).is_err() {
+        if self.commands.send(Command::Submit { request, sequence }).is_err() {
             // The thread is gone; the ticket's channel is closed, which its reader reports.
             self.shared.end();
         }
@@ -297,13 +288,9 @@ impl<B: Backend> EngineLoop<B> {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::Submit {
-                request,
-                steering,
-                sequence,
-            } => {
+            Command::Submit { request, sequence } => {
                 let id = request.id;
-                match self.backend.submit(request, steering) {
+                match self.backend.submit(request) {
                     Ok(()) => {
                         send(&sequence, Update::Admitted);
                         self.live.insert(id, sequence);

@@ -124,7 +124,7 @@ async fn submit(
             ignore_eos: settings.ignore_eos,
             cache_salt,
         };
-        let ticket = model.engine.submit(request, settings.steering.clone(), own);
+        let ticket = model.engine.submit(request, own);
         let (tokenizer, metrics) = (model.tokenizer.clone(), app.metrics.clone());
         answers.push(Answer::new(
             ticket,

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use windlass_engine::Engine;
 use windlass_engine::chat::ChatTemplate;
-use windlass_engine::request::{
-    AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats, Steering,
-};
+use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// What the tasks need of a loaded engine.
@@ -52,18 +50,12 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
     if prompt.is_empty() {
         prompt.push(0);
     }
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
     let id = RequestId(0);
     let request = Request {
         id,
         prompt,
         max_tokens: 1,
-        sampling,
+        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: 0,
     };
@@ -89,8 +81,8 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
 }
 
 impl Backend for Engine {
-    fn submit(&mut self, request: Request, steering: Steering) -> Result<(), AdmitError> {
-        self.submit_steered(request, steering)
+    fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
+        Engine::submit(self, request)
     }
 
     fn cancel(&mut self, id: RequestId) {

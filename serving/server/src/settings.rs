@@ -2,9 +2,9 @@
 //! Types were checked on parsing; the input (messages, prompts) is checked in `input`.
 use crate::error::ApiError;
 use crate::reply::Endpoint;
-use crate::steering::steering;
+use crate::sampling::sampling;
 use windlass_api::openai::{GenerateRequest, Stop};
-use windlass_engine::request::{Sampling, Steering};
+use windlass_engine::request::Sampling;
 
 /// Stop texts of a request.
 pub const MAX_STOPS: usize = 4;
@@ -35,8 +35,6 @@ pub struct Settings {
     pub max_tokens: usize,
     /// For the engine.
     pub sampling: Sampling,
-    /// For the engine.
-    pub steering: Steering,
     /// For the engine.
     pub ignore_eos: bool,
     /// None of them empty.
@@ -71,14 +69,7 @@ impl Settings {
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
             max_tokens,
-            steering: steering(request, max_tokens, bounds.vocabulary)?,
-            sampling: Sampling {
-                temperature: number("temperature", request.temperature, 1.0, 0.0..=2.0)?,
-                // 0 means the most likely token alone; the engine wants a number above 0 for that.
-                top_p: number("top_p", request.top_p, 1.0, 0.0..=1.0)?.max(f32::MIN_POSITIVE),
-                top_k: top_k(request.top_k)?,
-                seed: request.seed.map_or(random_seed, i64::cast_unsigned),
-            },
+            sampling: sampling(request, max_tokens, bounds.vocabulary, random_seed)?,
             ignore_eos: request.ignore_eos.unwrap_or(false),
             stops: stops(request.stop.take())?,
             cache_salt: cache_salt(request.cache_salt.take())?,
@@ -108,31 +99,6 @@ fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>
         wanted = Some(tokens);
     }
     Ok(wanted)
-}
-
-/// A number in its range.
-pub fn number(
-    param: &str,
-    value: Option<f64>,
-    default: f64,
-    range: std::ops::RangeInclusive<f64>,
-) -> Result<f32, ApiError> {
-    let value = value.unwrap_or(default);
-    if !range.contains(&value) {
-        let message = format!("it must be {} to {}", range.start(), range.end());
-        return Err(ApiError::invalid(param, message));
-    }
-    Ok(value as f32)
-}
-
-fn top_k(value: Option<i64>) -> Result<usize, ApiError> {
-    match value.unwrap_or(0) {
-        -1 | 0 => Ok(0),
-        value => i32::try_from(value)
-            .ok()
-            .and_then(|value| usize::try_from(value).ok())
-            .ok_or_else(|| ApiError::invalid("top_k", "it must be -1 or 0 for all tokens, or 1 to 2147483647")),
-    }
 }
 
 fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
@@ -188,11 +154,10 @@ mod tests {
         let settings = settings("{}").unwrap();
         let sampling = Sampling {
             temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
             seed: 7,
+            ..Sampling::default()
         };
-        assert_eq!((settings.sampling, settings.steering), (sampling, Steering::default()));
+        assert_eq!(settings.sampling, sampling);
         assert_eq!(
             (settings.stream, settings.max_tokens, settings.ignore_eos),
             (false, 16, false)

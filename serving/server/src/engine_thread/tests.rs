@@ -12,7 +12,7 @@ struct Echo {
 }
 
 impl Backend for Echo {
-    fn submit(&mut self, request: Request, _: Steering) -> Result<(), AdmitError> {
+    fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
         if request.prompt.is_empty() {
             return Err(AdmitError::EmptyPrompt);
         }
@@ -84,23 +84,17 @@ async fn engine(capacity: usize, gate: Option<Receiver<()>>) -> (EngineHandle, o
 }
 
 fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
     let prompt = prompt.to_vec();
     let id = engine.next_id();
     let request = Request {
         id,
         prompt,
         max_tokens,
-        sampling,
+        sampling: Sampling::default(),
         ignore_eos: false,
         cache_salt: 0,
     };
-    engine.submit(request, Steering::default(), engine.reserve(1).expect("a free place"))
+    engine.submit(request, engine.reserve(1).expect("a free place"))
 }
 
 /// Waits for a state that only the engine's thread can bring about.
@@ -175,7 +169,7 @@ async fn work_without_a_step_counts_as_a_stall_and_idleness_does_not() {
 async fn an_engine_that_panics_closes_every_ticket() {
     struct Broken;
     impl Backend for Broken {
-        fn submit(&mut self, _: Request, _: Steering) -> Result<(), AdmitError> {
+        fn submit(&mut self, _: Request) -> Result<(), AdmitError> {
             panic!("broken on purpose")
         }
         fn cancel(&mut self, _: RequestId) {}

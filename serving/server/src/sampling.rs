@@ -1,10 +1,9 @@
-//! What a request asks for beyond temperature, top-p and top-k, checked for the engine: penalties, biases,
-//! and when the answer may or must end.
+//! How a request wants its tokens chosen, checked for the engine: chance, penalties, biases, and which tokens end
+//! the answer.
 use crate::error::ApiError;
-use crate::settings::number;
 use std::collections::BTreeMap;
 use windlass_api::openai::GenerateRequest;
-use windlass_engine::request::Steering;
+use windlass_engine::request::Sampling;
 
 /// Tokens with a bias: they are visited for each token of the answer.
 pub const MAX_BIASES: usize = 1024;
@@ -13,9 +12,20 @@ pub const MAX_STOP_TOKENS: usize = 128;
 /// Below it, a repetition penalty (a divisor) would be a reward beyond any use.
 const MIN_REPETITION: f64 = 0.01;
 
-/// The engine's form of it. `max_tokens` is the answer's limit, `vocabulary` the number of tokens.
-pub fn steering(request: &mut GenerateRequest, max_tokens: usize, vocabulary: usize) -> Result<Steering, ApiError> {
-    Ok(Steering {
+/// The engine's form of it. `max_tokens` is the answer's limit, `vocabulary` the number of tokens; `random_seed` serves
+/// requests that name none.
+pub fn sampling(
+    request: &mut GenerateRequest,
+    max_tokens: usize,
+    vocabulary: usize,
+    random_seed: u64,
+) -> Result<Sampling, ApiError> {
+    Ok(Sampling {
+        temperature: number("temperature", request.temperature, 1.0, 0.0..=2.0)?,
+        // 0 means the most likely token alone; the engine wants a number above 0 for that.
+        top_p: number("top_p", request.top_p, 1.0, 0.0..=1.0)?.max(f32::MIN_POSITIVE),
+        top_k: top_k(request.top_k)?,
+        seed: request.seed.map_or(random_seed, i64::cast_unsigned),
         min_p: number("min_p", request.min_p, 0.0, 0.0..=1.0)?,
         presence_penalty: number("presence_penalty", request.presence_penalty, 0.0, -2.0..=2.0)?,
         frequency_penalty: number("frequency_penalty", request.frequency_penalty, 0.0, -2.0..=2.0)?,
@@ -29,6 +39,31 @@ pub fn steering(request: &mut GenerateRequest, max_tokens: usize, vocabulary: us
         min_tokens: min_tokens(request.min_tokens, max_tokens)?,
         stop_tokens: stop_tokens(request.stop_token_ids.take().unwrap_or_default(), vocabulary)?,
     })
+}
+
+/// A number in its range.
+fn number(
+    param: &str,
+    value: Option<f64>,
+    default: f64,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<f32, ApiError> {
+    let value = value.unwrap_or(default);
+    if !range.contains(&value) {
+        let message = format!("it must be {} to {}", range.start(), range.end());
+        return Err(ApiError::invalid(param, message));
+    }
+    Ok(value as f32)
+}
+
+fn top_k(value: Option<i64>) -> Result<usize, ApiError> {
+    match value.unwrap_or(0) {
+        -1 | 0 => Ok(0),
+        value => i32::try_from(value)
+            .ok()
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or_else(|| ApiError::invalid("top_k", "it must be -1 or 0 for all tokens, or 1 to 2147483647")),
+    }
 }
 
 fn logit_bias(biases: BTreeMap<String, f64>, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
@@ -80,9 +115,17 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn checked(body: Value) -> Result<Steering, String> {
+    fn checked(body: Value) -> Result<Sampling, String> {
         let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
-        steering(&mut request, 50, 100).map_err(|error| error.body().error.param.unwrap_or_default())
+        sampling(&mut request, 50, 100, 7).map_err(|error| error.body().error.param.unwrap_or_default())
+    }
+
+    fn nothing() -> Sampling {
+        Sampling {
+            temperature: 1.0,
+            seed: 7,
+            ..Sampling::default()
+        }
     }
 
     #[test]
@@ -91,11 +134,8 @@ mod tests {
             "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0.0, "repetition_penalty": 1, "logit_bias": {},
             "min_tokens": 0, "stop_token_ids": [],
         });
-        assert_eq!(checked(defaults), Ok(Steering::default()));
-        assert_eq!(
-            checked(json!({"min_p": null, "logit_bias": null})),
-            Ok(Steering::default())
-        );
+        assert_eq!(checked(defaults), Ok(nothing()));
+        assert_eq!(checked(json!({"min_p": null, "logit_bias": null})), Ok(nothing()));
     }
 
     #[test]
@@ -104,7 +144,7 @@ mod tests {
             "min_p": 1, "presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 0.01,
             "logit_bias": {"0": -100, "99": 100}, "min_tokens": 50, "stop_token_ids": [0, 99],
         }));
-        let expected = Steering {
+        let expected = Sampling {
             min_p: 1.0,
             presence_penalty: -2.0,
             frequency_penalty: 2.0,
@@ -112,6 +152,7 @@ mod tests {
             logit_bias: vec![(0, -100.0), (99, 100.0)],
             min_tokens: 50,
             stop_tokens: vec![0, 99],
+            ..nothing()
         };
         assert_eq!(wishes, Ok(expected));
     }
