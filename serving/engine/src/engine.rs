@@ -7,6 +7,7 @@ use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want
 use crate::adjust::Adjusted;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
+use crate::logprobs::logprobs;
 use crate::model::{self, Shape};
 use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
 use crate::sample::{Candidates, pick};
@@ -242,12 +243,11 @@ impl Engine {
         self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
-            let sampling = &sequence.request.sampling;
-            let plain = sampling.is_greedy() && !sampling.adjusts(sequence.answered());
-            let want = match (work.count == sequence.need(), plain) {
+            let wants_logits = sequence.request.sampling.wants_logits(sequence.answered());
+            let want = match (work.count == sequence.need(), wants_logits) {
                 (false, _) => Want::Nothing,
-                (true, true) => Want::Best,
-                (true, false) => Want::Logits,
+                (true, false) => Want::Best,
+                (true, true) => Want::Logits,
             };
             let tokens = &sequence.tokens[sequence.computed..][..work.count];
             self.batch
@@ -273,23 +273,27 @@ impl Engine {
             }
             let output = outputs.next().unwrap_or_default();
             let sampling = &sequence.request.sampling;
-            let token = match (self.workspace.best(output), self.workspace.logits(output)) {
-                (Some(best), Some(logits)) => {
+            let choice = match (self.workspace.best(output), self.workspace.logits(output)) {
+                (Some(own_best), Some(own)) => {
                     let (logits, best) = if sampling.adjusts(sequence.answered()) {
                         let ends = self.tokenizer.end_tokens();
                         self.adjusted
-                            .adjust(logits, sampling, &sequence.tokens, sequence.prompt_tokens, ends)
+                            .adjust(own, sampling, &sequence.tokens, sequence.prompt_tokens, ends)
                     } else {
-                        (logits, best)
+                        (own, own_best)
                     };
                     let position = sequence.tokens.len();
-                    Some(pick(logits, best, sampling, position, &mut self.candidates))
+                    let token = pick(logits, best, sampling, position, &mut self.candidates);
+                    let logprobs = sampling
+                        .logprobs
+                        .map(|count| Box::new(logprobs(own, own_best, token, count)));
+                    Some((token, logprobs))
                 }
-                (best, _) => best,
+                (best, _) => best.map(|best| (best, None)),
             };
-            let end = match token {
+            let end = match choice {
                 None => Some((FinishReason::NonFinite, false)),
-                Some(token) => {
+                Some((token, logprobs)) => {
                     self.stats.generated_tokens += 1;
                     if sampling.stop_tokens.contains(&token)
                         || self.tokenizer.is_eog(token) && !sequence.request.ignore_eos
@@ -297,7 +301,7 @@ impl Engine {
                         Some((FinishReason::Stop, true))
                     } else {
                         sequence.push(token);
-                        events.push(Event::Token { id, token });
+                        events.push(Event::Token { id, token, logprobs });
                         (sequence.tokens.len() >= sequence.limit).then_some((FinishReason::Length, false))
                     }
                 }

@@ -5,6 +5,7 @@ pub mod chat;
 mod engine;
 mod kv;
 pub mod load;
+mod logprobs;
 mod model;
 pub mod request;
 mod sample;

@@ -49,6 +49,8 @@ pub struct Sampling {
     pub min_tokens: usize,
     /// Tokens that end the answer as the model's own do, also with `ignore_eos`.
     pub stop_tokens: Vec<u32>,
+    /// Say how likely each token was, and so many of the most likely ones at its place.
+    pub logprobs: Option<usize>,
 }
 
 impl Default for Sampling {
@@ -65,6 +67,7 @@ impl Default for Sampling {
             logit_bias: Vec::new(),
             min_tokens: 0,
             stop_tokens: Vec::new(),
+            logprobs: None,
         }
     }
 }
@@ -84,6 +87,11 @@ impl Sampling {
     pub fn adjusts(&self, answered: usize) -> bool {
         answered < self.min_tokens || !self.logit_bias.is_empty() || self.penalises()
     }
+
+    /// Whether the most likely token is not enough for the token after `answered` others.
+    pub fn wants_logits(&self, answered: usize) -> bool {
+        !self.is_greedy() || self.adjusts(answered) || self.logprobs.is_some()
+    }
 }
 
 /// What a step produced for one request.
@@ -102,6 +110,8 @@ pub enum Event {
         id: RequestId,
         /// Its id in the vocabulary.
         token: u32,
+        /// If they were asked for.
+        logprobs: Option<Box<Logprobs>>,
     },
     /// The last event of a request.
     Finished {
@@ -112,6 +122,15 @@ pub enum Event {
         /// What it used.
         usage: Usage,
     },
+}
+
+/// How likely a token was, by the model's own probabilities: natural logarithms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// Of the token.
+    pub chosen: f32,
+    /// Of the most likely tokens at its place, best first.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why a request ended.

@@ -141,6 +141,16 @@ impl Tokenizer {
         self.pieces.get(token)
     }
 
+    /// The text of tokens, control tokens by their names; what is not UTF-8 is replaced, unknown ids are left out.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|&token| self.pieces.get(token))
+            .copied()
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Whether the model ends its answer with this token.
     pub fn is_eog(&self, token: u32) -> bool {
         self.end_of_generation.contains(&token)

@@ -69,7 +69,7 @@ fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage
         for event in events.drain(..) {
             match event {
                 Event::Started { .. } => (),
-                Event::Token { id, token } => results[at(id)].0.push(token),
+                Event::Token { id, token, .. } => results[at(id)].0.push(token),
                 Event::Finished { id, reason, usage } => {
                     assert_eq!(reason, FinishReason::Length);
                     results[at(id)].1 = usage;

@@ -1,10 +1,10 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: check, take a place in the queue,
 //! tokenise, submit, and answer whole or as a stream.
-use crate::answer::{Answer, End};
+use crate::answer::Answer;
 use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
-use crate::input::Input;
-use crate::reply::{Endpoint, Reply};
+use crate::input::{Input, Prompt};
+use crate::reply::{Choice, Endpoint, Reply};
 use crate::settings::{Bounds, Settings};
 use crate::stream;
 use crate::unsupported::refuse_unsupported;
@@ -47,13 +47,15 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
         Endpoint::Completions => Input::completion(&mut request)?,
     };
     drop(request);
-    let place = reserve(model, input.sequences())?;
+    let place = reserve(model, input.prompts(), settings.choices)?;
     let reply = Reply {
         endpoint,
         id: reply_id(app, endpoint),
         created: unix_seconds(),
         model: app.served_name.clone(),
         include_usage: settings.include_usage,
+        logprobs: settings.sampling.logprobs.is_some(),
+        choices: settings.choices,
     };
     let prompts = encode(model, input).await?;
     let stream = settings.stream;
@@ -80,10 +82,12 @@ pub fn check_model(app: &App, asked: Option<String>) -> Result<(), ApiError> {
 }
 
 /// Places for all sequences of a request, before anything expensive is done for it.
-fn reserve(model: &Model, sequences: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+fn reserve(model: &Model, prompts: usize, choices: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    let sequences = prompts.saturating_mul(choices);
     if sequences > model.capacity {
-        let message = format!("this server takes {} prompts at once", model.capacity);
-        return Err(ApiError::invalid("prompt", message));
+        let param = if choices > 1 { "n" } else { "prompt" };
+        let message = format!("this server takes {} answers at once", model.capacity);
+        return Err(ApiError::invalid(param, message));
     }
     let count = u32::try_from(sequences).map_err(|error| ApiError::Internal {
         detail: error.to_string(),
@@ -91,7 +95,7 @@ fn reserve(model: &Model, sequences: usize) -> Result<OwnedSemaphorePermit, ApiE
     model.engine.reserve(count).ok_or(ApiError::QueueFull)
 }
 
-async fn encode(model: &Model, input: Input) -> Result<Vec<Vec<u32>>, ApiError> {
+async fn encode(model: &Model, input: Input) -> Result<Vec<Prompt>, ApiError> {
     let (tokenizer, template, context) = (model.tokenizer.clone(), model.template.clone(), model.context);
     let now = i64::try_from(unix_seconds()).unwrap_or(i64::MAX);
     tokio::task::spawn_blocking(move || input.encode(&tokenizer, &template, context, now))
@@ -105,22 +109,27 @@ async fn submit(
     app: &App,
     model: &Model,
     mut place: OwnedSemaphorePermit,
-    prompts: Vec<Vec<u32>>,
+    prompts: Vec<Prompt>,
     settings: &Settings,
     arrived: Instant,
 ) -> Result<Vec<Answer>, ApiError> {
     let cache_salt = app.salt(settings.cache_salt.as_deref());
-    let mut answers = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
+    let mut answers = Vec::with_capacity(prompts.len() * settings.choices);
+    let choices = prompts
+        .iter()
+        .flat_map(|prompt| (0..settings.choices).map(move |choice| (prompt, choice)));
+    for (prompt, choice) in choices {
         let own = place.split(1).ok_or_else(|| ApiError::Internal {
             detail: "a place is missing".to_owned(),
         })?;
-        let prompt_tokens = prompt.len();
+        let mut sampling = settings.sampling.clone();
+        // The first choice is what the seed gives alone.
+        sampling.seed = sampling.seed.wrapping_add(choice as u64);
         let request = EngineRequest {
             id: model.engine.next_id(),
-            prompt,
+            prompt: prompt.tokens.clone(),
             max_tokens: settings.max_tokens,
-            sampling: settings.sampling.clone(),
+            sampling,
             ignore_eos: settings.ignore_eos,
             cache_salt,
         };
@@ -131,7 +140,8 @@ async fn submit(
             tokenizer,
             metrics,
             settings,
-            prompt_tokens,
+            prompt.tokens.len(),
+            settings.echo.then(|| prompt.text.clone()),
             arrived,
         ));
     }
@@ -141,12 +151,13 @@ async fn submit(
     Ok(answers)
 }
 
-async fn whole(mut answer: Answer) -> Result<(String, End), ApiError> {
-    let mut text = String::new();
+async fn whole(mut answer: Answer) -> Result<Choice, ApiError> {
+    let (mut text, mut tokens) = (String::new(), Vec::new());
     while let Some(piece) = answer.next().await? {
         text += &piece.text;
+        tokens.extend(piece.tokens);
         if let Some(end) = piece.end {
-            return Ok((text, end));
+            return Ok(Choice { text, tokens, end });
         }
     }
     Err(ApiError::Internal {

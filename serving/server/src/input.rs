@@ -2,7 +2,7 @@
 //! Runs on a blocking thread, because a long text takes long.
 use crate::error::{ApiError, shortened};
 use serde_json::{Value, json};
-use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt};
+use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt as WirePrompt};
 use windlass_engine::chat::{ChatTemplate, RenderOptions, TemplateError};
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -14,6 +14,15 @@ pub const MAX_PARTS: usize = 1024;
 pub const MAX_PROMPTS: usize = 64;
 /// Bytes of a template's own complaint that are repeated.
 const MAX_QUOTED_BYTES: usize = 200;
+
+/// What one sequence, or several that differ in chance alone, begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// At least one.
+    pub tokens: Vec<u32>,
+    /// For answers that begin with their prompt. Empty for a chat, which has no such answers.
+    pub text: String,
+}
 
 /// What to answer, checked and not yet tokenised.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,12 +56,12 @@ impl Input {
     /// The input of a completion.
     pub fn completion(request: &mut GenerateRequest) -> Result<Self, ApiError> {
         let input = match request.prompt.take().ok_or_else(|| missing("prompt"))? {
-            Prompt::Text(text) => Self::Texts(vec![text]),
-            Prompt::Texts(texts) => Self::Texts(texts),
-            Prompt::Tokens(tokens) => Self::Tokens(vec![tokens]),
-            Prompt::TokenLists(lists) => Self::Tokens(lists),
+            WirePrompt::Text(text) => Self::Texts(vec![text]),
+            WirePrompt::Texts(texts) => Self::Texts(texts),
+            WirePrompt::Tokens(tokens) => Self::Tokens(vec![tokens]),
+            WirePrompt::TokenLists(lists) => Self::Tokens(lists),
         };
-        match input.sequences() {
+        match input.prompts() {
             1..=MAX_PROMPTS => Ok(input),
             _ => Err(ApiError::invalid(
                 "prompt",
@@ -61,8 +70,8 @@ impl Input {
         }
     }
 
-    /// How many sequences it makes.
-    pub fn sequences(&self) -> usize {
+    /// How many prompts it has.
+    pub fn prompts(&self) -> usize {
         match self {
             Self::Chat(_) => 1,
             Self::Texts(texts) => texts.len(),
@@ -78,7 +87,7 @@ impl Input {
         }
     }
 
-    /// Token ids of each sequence, of which each leaves room for an answer in `context` tokens.
+    /// The prompts, of which each leaves room for an answer in `context` tokens.
     /// `now` is the time that a template may print.
     pub fn encode(
         self,
@@ -86,9 +95,9 @@ impl Input {
         template: &ChatTemplate,
         context: usize,
         now: i64,
-    ) -> Result<Vec<Vec<u32>>, ApiError> {
+    ) -> Result<Vec<Prompt>, ApiError> {
         let param = self.param();
-        let sequences = match self {
+        let prompts: Vec<Prompt> = match self {
             Self::Chat(messages) => {
                 let options = RenderOptions {
                     add_generation_prompt: true,
@@ -96,15 +105,30 @@ impl Input {
                     ..RenderOptions::default()
                 };
                 let rendered = template.render(&messages, &options).map_err(template_error)?;
-                vec![tokenizer.encode_rendered(&rendered)]
+                vec![Prompt {
+                    tokens: tokenizer.encode_rendered(&rendered),
+                    text: String::new(),
+                }]
             }
-            Self::Texts(texts) => texts.iter().map(|text| tokenizer.encode_prompt(text)).collect(),
-            Self::Tokens(lists) => lists,
+            Self::Texts(texts) => {
+                let prompt = |text: String| Prompt {
+                    tokens: tokenizer.encode_prompt(&text),
+                    text,
+                };
+                texts.into_iter().map(prompt).collect()
+            }
+            Self::Tokens(lists) => {
+                let prompt = |tokens: Vec<u32>| Prompt {
+                    text: tokenizer.decode(&tokens),
+                    tokens,
+                };
+                lists.into_iter().map(prompt).collect()
+            }
         };
-        for tokens in &sequences {
-            check_tokens(tokens, tokenizer.vocab_size(), context, param)?;
+        for prompt in &prompts {
+            check_tokens(&prompt.tokens, tokenizer.vocab_size(), context, param)?;
         }
-        Ok(sequences)
+        Ok(prompts)
     }
 }
 
@@ -264,7 +288,7 @@ mod tests {
         assert_eq!(completion(json!("a")), Ok(Input::Texts(vec!["a".into()])));
         assert_eq!(completion(json!(["a"])), Ok(Input::Texts(vec!["a".into()])));
         assert_eq!(completion(json!([1, 2])), Ok(Input::Tokens(vec![vec![1, 2]])));
-        assert_eq!(completion(json!([[1], [2]])).map(|input| input.sequences()), Ok(2));
+        assert_eq!(completion(json!([[1], [2]])).map(|input| input.prompts()), Ok(2));
         for bad in [json!([]), json!(vec!["a"; MAX_PROMPTS + 1]), Value::Null] {
             assert_eq!(completion(bad), Err("prompt".into()));
         }

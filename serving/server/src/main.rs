@@ -13,6 +13,7 @@ mod input;
 mod listen;
 mod load;
 mod log;
+mod logprobs;
 mod machine;
 mod metrics;
 mod reply;

@@ -1,6 +1,8 @@
 //! How a request wants its tokens chosen, checked for the engine: chance, penalties, biases, and which tokens end
 //! the answer.
 use crate::error::ApiError;
+use crate::logprobs;
+use crate::settings::Bounds;
 use std::collections::BTreeMap;
 use windlass_api::openai::GenerateRequest;
 use windlass_engine::request::Sampling;
@@ -12,12 +14,12 @@ pub const MAX_STOP_TOKENS: usize = 128;
 /// Below it, a repetition penalty (a divisor) would be a reward beyond any use.
 const MIN_REPETITION: f64 = 0.01;
 
-/// The engine's form of it. `max_tokens` is the answer's limit, `vocabulary` the number of tokens; `random_seed` serves
+/// The engine's form of it. `max_tokens` is the answer's limit; `random_seed` serves
 /// requests that name none.
 pub fn sampling(
     request: &mut GenerateRequest,
     max_tokens: usize,
-    vocabulary: usize,
+    bounds: Bounds,
     random_seed: u64,
 ) -> Result<Sampling, ApiError> {
     Ok(Sampling {
@@ -35,9 +37,10 @@ pub fn sampling(
             1.0,
             MIN_REPETITION..=100.0,
         )?,
-        logit_bias: logit_bias(request.logit_bias.take().unwrap_or_default(), vocabulary)?,
+        logit_bias: logit_bias(request.logit_bias.take().unwrap_or_default(), bounds.vocabulary)?,
         min_tokens: min_tokens(request.min_tokens, max_tokens)?,
-        stop_tokens: stop_tokens(request.stop_token_ids.take().unwrap_or_default(), vocabulary)?,
+        stop_tokens: stop_tokens(request.stop_token_ids.take().unwrap_or_default(), bounds.vocabulary)?,
+        logprobs: logprobs::wanted(request, bounds.endpoint)?,
     })
 }
 
@@ -113,11 +116,17 @@ fn stop_tokens(tokens: Vec<u32>, vocabulary: usize) -> Result<Vec<u32>, ApiError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reply::Endpoint;
     use serde_json::{Value, json};
 
     fn checked(body: Value) -> Result<Sampling, String> {
+        let bounds = Bounds {
+            endpoint: Endpoint::Completions,
+            context: 2048,
+            vocabulary: 100,
+        };
         let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
-        sampling(&mut request, 50, 100, 7).map_err(|error| error.body().error.param.unwrap_or_default())
+        sampling(&mut request, 50, bounds, 7).map_err(|error| error.body().error.param.unwrap_or_default())
     }
 
     fn nothing() -> Sampling {

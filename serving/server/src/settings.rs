@@ -10,6 +10,8 @@ use windlass_engine::request::Sampling;
 pub const MAX_STOPS: usize = 4;
 /// Bytes of a stop text: what is held back and searched for each token stays small.
 pub const MAX_STOP_BYTES: usize = 1024;
+/// Answers for each prompt: OpenAI's own limit.
+pub const MAX_CHOICES: usize = 128;
 /// Bytes of a cache salt.
 pub const MAX_CACHE_SALT_BYTES: usize = 256;
 
@@ -37,8 +39,16 @@ pub struct Settings {
     pub sampling: Sampling,
     /// For the engine.
     pub ignore_eos: bool,
+    /// Answers for each prompt.
+    pub choices: usize,
+    /// The text begins with the prompt.
+    pub echo: bool,
     /// None of them empty.
     pub stops: Vec<String>,
+    /// The text ends with the stop text that ended it.
+    pub includes_stop: bool,
+    /// Control tokens are part of the text.
+    pub shows_special: bool,
     /// Separates prefix caches.
     pub cache_salt: Option<String>,
 }
@@ -46,9 +56,6 @@ pub struct Settings {
 impl Settings {
     /// `random_seed` serves requests that name none.
     pub fn new(request: &mut GenerateRequest, bounds: Bounds, random_seed: u64) -> Result<Self, ApiError> {
-        if request.n.is_some_and(|n| n != 1) {
-            return Err(ApiError::invalid("n", "only 1 is supported"));
-        }
         let stream = request.stream.unwrap_or(false);
         if request.stream_options.is_some() && !stream {
             return Err(ApiError::invalid(
@@ -62,6 +69,7 @@ impl Settings {
             Endpoint::Chat => bounds.context,
         };
         let max_tokens = max_tokens(request, bounds.context)?.unwrap_or(default_tokens);
+        let sampling = sampling(request, max_tokens, bounds, random_seed)?;
         Ok(Self {
             stream,
             include_usage: request
@@ -69,9 +77,13 @@ impl Settings {
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
             max_tokens,
-            sampling: sampling(request, max_tokens, bounds.vocabulary, random_seed)?,
+            choices: choices(request)?,
+            echo: echo(request, bounds.endpoint, sampling.logprobs.is_some())?,
+            sampling,
             ignore_eos: request.ignore_eos.unwrap_or(false),
             stops: stops(request.stop.take())?,
+            includes_stop: request.include_stop_str_in_output.unwrap_or(false),
+            shows_special: !request.skip_special_tokens.unwrap_or(true),
             cache_salt: cache_salt(request.cache_salt.take())?,
         })
     }
@@ -99,6 +111,33 @@ fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>
         wanted = Some(tokens);
     }
     Ok(wanted)
+}
+
+fn choices(request: &GenerateRequest) -> Result<usize, ApiError> {
+    let wanted = request.n.unwrap_or(1);
+    let choices = usize::try_from(wanted)
+        .ok()
+        .filter(|&n| 0 < n && n <= MAX_CHOICES)
+        .ok_or_else(|| ApiError::invalid("n", format!("it must be 1 to {MAX_CHOICES}")))?;
+    match request.best_of {
+        Some(best_of) if best_of != wanted => {
+            let message = format!("it must be {wanted}, as `n` is: every answer is given");
+            Err(ApiError::invalid("best_of", message))
+        }
+        _ => Ok(choices),
+    }
+}
+
+fn echo(request: &GenerateRequest, endpoint: Endpoint, logprobs: bool) -> Result<bool, ApiError> {
+    let echo = request.echo.unwrap_or(false);
+    match endpoint {
+        Endpoint::Chat if echo => Err(ApiError::invalid("echo", "it is for completions only")),
+        Endpoint::Completions if echo && logprobs => {
+            let message = "it is not supported together with `logprobs`: those of the prompt are not known";
+            Err(ApiError::invalid("echo", message))
+        }
+        _ => Ok(echo),
+    }
 }
 
 fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
@@ -170,6 +209,8 @@ mod tests {
             r#"{"temperature":0,"top_p":0,"top_k":-1,"seed":-9223372036854775808,"max_tokens":1,"n":1}"#,
             r#"{"temperature":2,"top_p":1,"top_k":2147483647,"seed":9007199254740993,"max_tokens":2048,"stop":[]}"#,
             r#"{"max_tokens":5,"max_completion_tokens":5,"stop":["a","b","c","d"],"cache_salt":"t"}"#,
+            r#"{"n":128,"best_of":128,"logprobs":5}"#,
+            r#"{"echo":true,"include_stop_str_in_output":true,"skip_special_tokens":false}"#,
             r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
         ] {
             assert!(settings(json).is_ok(), "{json}");
@@ -193,7 +234,14 @@ mod tests {
             (r#"{"max_tokens":5,"max_completion_tokens":6}"#, "max_tokens"),
             (r#"{"n":0}"#, "n"),
             (r#"{"n":-1}"#, "n"),
+            (r#"{"n":129}"#, "n"),
+            (r#"{"n":1000000000}"#, "n"),
             (r#"{"n":9007199254740993}"#, "n"),
+            (r#"{"n":2,"best_of":1}"#, "best_of"),
+            (r#"{"best_of":2}"#, "best_of"),
+            (r#"{"n":2,"best_of":1000000000}"#, "best_of"),
+            (r#"{"logprobs":6}"#, "logprobs"),
+            (r#"{"logprobs":0,"echo":true}"#, "echo"),
             (r#"{"stop":""}"#, "stop"),
             (r#"{"stop":["a","b","c","d","e"]}"#, "stop"),
             (r#"{"stop":["a",""]}"#, "stop"),

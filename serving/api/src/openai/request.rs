@@ -1,5 +1,6 @@
 //! The body of `POST /v1/chat/completions` and of `POST /v1/completions`: one type, because they
 //! differ only in their input. Types are checked here, ranges by the server.
+use super::LogprobsWish;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -59,6 +60,12 @@ pub struct GenerateRequest {
     /// Texts at which the answer ends; they are not part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+    /// The answer contains the stop text that ended it. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_stop_str_in_output: Option<bool>,
+    /// Control tokens are not part of the text; true unless said otherwise. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_special_tokens: Option<bool>,
     /// Tokens at which the answer ends; they are not part of it. Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_token_ids: Option<Vec<u32>>,
@@ -68,9 +75,21 @@ pub struct GenerateRequest {
     /// Go on after an end-of-generation token (for benchmarks). Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_eos: Option<bool>,
-    /// Answers for each prompt; only 1 is supported.
+    /// Answers for each prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n: Option<i64>,
+    /// As `n`: nothing is chosen among more answers than are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_of: Option<i64>,
+    /// How likely the tokens of the answer were: in a chat whether, in a completion for how many at each place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<LogprobsWish>,
+    /// Chat only: how many tokens at each place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<u64>,
+    /// Completions only: the text of the answer begins with the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo: Option<bool>,
     /// Requests share cached prefixes only with requests of the same salt. Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<String>,

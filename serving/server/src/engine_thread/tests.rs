@@ -44,6 +44,7 @@ impl Backend for Echo {
             events.push(Event::Token {
                 id: request.id,
                 token: request.prompt[request.prompt.len() - 1],
+                logprobs: None,
             });
             if *done == request.max_tokens {
                 let usage = Usage {

@@ -56,7 +56,15 @@ fn every_bad_value_is_a_400_that_names_its_field() {
         (r#""stop":"""#, "stop"),
         (r#""stream":1"#, "stream"),
         (r#""stream_options":{}"#, "stream_options"),
-        (r#""logprobs":5"#, "logprobs"),
+        (r#""logprobs":6"#, "logprobs"),
+        (r#""logprobs":-1"#, "logprobs"),
+        (r#""logprobs":1000000000"#, "logprobs"),
+        (r#""logprobs":1,"echo":true"#, "echo"),
+        (r#""top_logprobs":1"#, "top_logprobs"),
+        (r#""top_logprobs":-1"#, "top_logprobs"),
+        (r#""echo":1"#, "echo"),
+        (r#""skip_special_tokens":"no""#, "skip_special_tokens"),
+        (r#""include_stop_str_in_output":1"#, "include_stop_str_in_output"),
         (r#""best_of":1000000000"#, "best_of"),
         (r#""frequency_penalty":2.1"#, "frequency_penalty"),
         (r#""presence_penalty":-2.1"#, "presence_penalty"),
@@ -76,7 +84,10 @@ fn every_bad_value_is_a_400_that_names_its_field() {
             "chat_template",
         ),
         (r#""chat_template_kwargs":{"a":1}"#, "chat_template_kwargs"),
-        (r#""n":2"#, "n"),
+        (r#""n":129"#, "n"),
+        (r#""n":1000000000"#, "n"),
+        (r#""n":1e9"#, "n"),
+        (r#""n":2,"best_of":3"#, "best_of"),
     ] {
         bodies.push((format!(r#"{{"prompt":"a",{field}}}"#), name));
     }
