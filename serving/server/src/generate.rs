@@ -3,7 +3,7 @@
 use crate::answer::Answer;
 use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
-use crate::input::{Input, Prompt};
+use crate::input::{Input, Prompt, blocking};
 use crate::reply::{Choice, Endpoint, Reply};
 use crate::settings::{Bounds, Settings};
 use crate::stream;
@@ -97,12 +97,8 @@ fn reserve(model: &Model, prompts: usize, choices: usize) -> Result<OwnedSemapho
 
 async fn encode(model: &Model, input: Input) -> Result<Vec<Prompt>, ApiError> {
     let (tokenizer, template, context) = (model.tokenizer.clone(), model.template.clone(), model.context);
-    let now = i64::try_from(unix_seconds()).unwrap_or(i64::MAX);
-    tokio::task::spawn_blocking(move || input.encode(&tokenizer, &template, context, now))
-        .await
-        .map_err(|error| ApiError::Internal {
-            detail: error.to_string(),
-        })?
+    let now = unix_seconds();
+    blocking(move || input.encode(&tokenizer, &template, context, now)).await
 }
 
 async fn submit(

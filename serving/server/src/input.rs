@@ -38,19 +38,7 @@ pub enum Input {
 impl Input {
     /// The input of a chat.
     pub fn chat(request: &mut GenerateRequest) -> Result<Self, ApiError> {
-        let messages = request.messages.take().ok_or_else(|| missing("messages"))?;
-        if messages.is_empty() || messages.len() > MAX_MESSAGES {
-            return Err(ApiError::invalid(
-                "messages",
-                format!("1 to {MAX_MESSAGES} messages are allowed"),
-            ));
-        }
-        let messages: Result<Vec<Value>, ApiError> = messages
-            .into_iter()
-            .enumerate()
-            .map(|(index, message)| message_value(index, message))
-            .collect();
-        Ok(Self::Chat(Value::Array(messages?)))
+        messages(request.messages.take()).map(Self::Chat)
     }
 
     /// The input of a completion.
@@ -94,22 +82,14 @@ impl Input {
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
         context: usize,
-        now: i64,
+        now: u64,
     ) -> Result<Vec<Prompt>, ApiError> {
         let param = self.param();
         let prompts: Vec<Prompt> = match self {
-            Self::Chat(messages) => {
-                let options = RenderOptions {
-                    add_generation_prompt: true,
-                    now,
-                    ..RenderOptions::default()
-                };
-                let rendered = template.render(&messages, &options).map_err(template_error)?;
-                vec![Prompt {
-                    tokens: tokenizer.encode_rendered(&rendered),
-                    text: String::new(),
-                }]
-            }
+            Self::Chat(messages) => vec![Prompt {
+                tokens: render(&messages, tokenizer, template, true, now)?,
+                text: String::new(),
+            }],
             Self::Texts(texts) => {
                 let prompt = |text: String| Prompt {
                     tokens: tokenizer.encode_prompt(&text),
@@ -132,6 +112,48 @@ impl Input {
     }
 }
 
+/// Messages as templates take them: an array of objects.
+pub fn messages(messages: Option<Vec<ChatMessage>>) -> Result<Value, ApiError> {
+    let messages = messages.ok_or_else(|| missing("messages"))?;
+    if messages.is_empty() || messages.len() > MAX_MESSAGES {
+        return Err(ApiError::invalid(
+            "messages",
+            format!("1 to {MAX_MESSAGES} messages are allowed"),
+        ));
+    }
+    let numbered = messages.into_iter().enumerate();
+    let values: Result<_, _> = numbered.map(|(index, message)| message_value(index, message)).collect();
+    values.map(Value::Array)
+}
+
+/// The tokens of such messages, with the beginning of an answer if there is to be one. `now`, in seconds since 1970,
+/// is the time that a template may print.
+pub fn render(
+    messages: &Value,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    add_generation_prompt: bool,
+    now: u64,
+) -> Result<Vec<u32>, ApiError> {
+    let options = RenderOptions {
+        add_generation_prompt,
+        now: i64::try_from(now).unwrap_or(i64::MAX),
+        ..RenderOptions::default()
+    };
+    let rendered = template.render(messages, &options).map_err(template_error)?;
+    Ok(tokenizer.encode_rendered(&rendered))
+}
+
+/// Runs what takes long on a thread for that.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ApiError::Internal {
+        detail: error.to_string(),
+    })?
+}
+
 fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'static str) -> Result<(), ApiError> {
     if tokens.is_empty() {
         return Err(ApiError::invalid(param, "there is nothing to continue"));
@@ -143,6 +165,11 @@ fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'stat
             context,
         });
     }
+    check_vocabulary(tokens, vocabulary, param)
+}
+
+/// Whether all ids are those of tokens.
+pub fn check_vocabulary(tokens: &[u32], vocabulary: usize, param: &str) -> Result<(), ApiError> {
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {
         Some(token) => Err(ApiError::invalid(
             param,
@@ -152,7 +179,8 @@ fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'stat
     }
 }
 
-fn missing(param: &str) -> ApiError {
+/// A field that must be there.
+pub fn missing(param: &str) -> ApiError {
     ApiError::invalid(param, "it is missing")
 }
 

@@ -21,6 +21,7 @@ mod sampling;
 mod settings;
 mod stream;
 mod text;
+mod tokenize;
 mod unsupported;
 
 use anyhow::{Context as _, bail};

@@ -11,3 +11,4 @@ mod queue;
 mod refusals;
 mod sampling;
 mod start;
+mod tokenize;
