@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::load::gguf::{Gguf, GgufError};
 
 mod bpe;
+mod hole;
 mod merge;
 pub mod protect;
 mod special;
@@ -13,6 +14,7 @@ mod spm;
 mod vocabulary;
 
 use bpe::Bpe;
+use hole::HoleMarks;
 use merge::Merger;
 use protect::RenderedPrompt;
 use special::{Segment, SpecialTokens};
@@ -34,6 +36,7 @@ pub struct Tokenizer {
     eos: Option<u32>,
     add_bos: bool,
     end_of_generation: HashSet<u32>,
+    hole: Option<HoleMarks>,
     pieces: Pieces,
 }
 
@@ -92,6 +95,7 @@ impl Tokenizer {
         if add_bos && bos.is_none() {
             return Err(gguf.metadata_error("tokenizer.ggml.bos_token_id", "is missing, and this model needs it"));
         }
+        let hole = HoleMarks::read(gguf, &vocabulary)?;
         let special = SpecialTokens::new(&vocabulary);
         let pieces = Pieces::new(&vocabulary, &model);
         Ok(Self {
@@ -102,6 +106,7 @@ impl Tokenizer {
             eos,
             add_bos,
             end_of_generation,
+            hole,
             pieces,
         })
     }
@@ -126,6 +131,12 @@ impl Tokenizer {
         let mut tokens = Vec::with_capacity(prompt.protected().len() / 3);
         self.encode_segments(prompt.protected(), true, protect::unprotect, &mut tokens);
         self.with_bos(tokens)
+    }
+
+    /// The prompt that asks for what stands between two texts, given as tokens; BOS as in
+    /// [`Tokenizer::encode_prompt`]. `None` if the model has no tokens for that.
+    pub fn around_hole(&self, prefix: &[u32], suffix: &[u32]) -> Option<Vec<u32>> {
+        Some(self.with_bos(self.hole?.around(prefix, suffix)))
     }
 
     /// The bytes of a token as output: not always UTF-8 on their own, empty for control tokens.

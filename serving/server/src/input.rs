@@ -31,6 +31,8 @@ pub enum Input {
     Chat(Value),
     /// Texts, one sequence each.
     Texts(Vec<String>),
+    /// Texts, one sequence each, and what follows after the answer to each.
+    Holes(Vec<String>, String),
     /// Token ids, one sequence each.
     Tokens(Vec<Vec<u32>>),
 }
@@ -38,6 +40,9 @@ pub enum Input {
 impl Input {
     /// The input of a chat.
     pub fn chat(request: &mut GenerateRequest) -> Result<Self, ApiError> {
+        if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+            return Err(ApiError::invalid("suffix", "it is for completions only"));
+        }
         messages(request.messages.take()).map(Self::Chat)
     }
 
@@ -49,12 +54,16 @@ impl Input {
             WirePrompt::Tokens(tokens) => Self::Tokens(vec![tokens]),
             WirePrompt::TokenLists(lists) => Self::Tokens(lists),
         };
-        match input.prompts() {
-            1..=MAX_PROMPTS => Ok(input),
-            _ => Err(ApiError::invalid(
+        if !(1..=MAX_PROMPTS).contains(&input.prompts()) {
+            return Err(ApiError::invalid(
                 "prompt",
                 format!("1 to {MAX_PROMPTS} prompts are allowed"),
-            )),
+            ));
+        }
+        match (input, request.suffix.take().filter(|suffix| !suffix.is_empty())) {
+            (input, None) => Ok(input),
+            (Self::Texts(texts), Some(suffix)) => Ok(Self::Holes(texts, suffix)),
+            (_, Some(_)) => Err(ApiError::invalid("suffix", "it needs a `prompt` of text")),
         }
     }
 
@@ -62,7 +71,7 @@ impl Input {
     pub fn prompts(&self) -> usize {
         match self {
             Self::Chat(_) => 1,
-            Self::Texts(texts) => texts.len(),
+            Self::Texts(texts) | Self::Holes(texts, _) => texts.len(),
             Self::Tokens(lists) => lists.len(),
         }
     }
@@ -71,7 +80,7 @@ impl Input {
     fn param(&self) -> &'static str {
         match self {
             Self::Chat(_) => "messages",
-            Self::Texts(_) | Self::Tokens(_) => "prompt",
+            Self::Texts(_) | Self::Holes(..) | Self::Tokens(_) => "prompt",
         }
     }
 
@@ -96,6 +105,20 @@ impl Input {
                     text,
                 };
                 texts.into_iter().map(prompt).collect()
+            }
+            Self::Holes(texts, suffix) => {
+                // Texts of strangers: no control tokens, as in messages.
+                let suffix = tokenizer.encode(&suffix, false);
+                check_length(suffix.len(), context, "suffix")?;
+                let prompt = |text: String| {
+                    let tokens = tokenizer.around_hole(&tokenizer.encode(&text, false), &suffix);
+                    let tokens = tokens.ok_or_else(|| ApiError::Unsupported {
+                        param: "suffix".to_owned(),
+                        reason: " with this model: it has no tokens for filling in",
+                    })?;
+                    Ok(Prompt { tokens, text })
+                };
+                texts.into_iter().map(prompt).collect::<Result<_, ApiError>>()?
             }
             Self::Tokens(lists) => {
                 let prompt = |tokens: Vec<u32>| Prompt {
@@ -158,14 +181,15 @@ fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'stat
     if tokens.is_empty() {
         return Err(ApiError::invalid(param, "there is nothing to continue"));
     }
-    if tokens.len() >= context {
-        return Err(ApiError::ContextLengthExceeded {
-            param,
-            prompt: tokens.len(),
-            context,
-        });
-    }
+    check_length(tokens.len(), context, param)?;
     check_vocabulary(tokens, vocabulary, param)
+}
+
+fn check_length(prompt: usize, context: usize, param: &'static str) -> Result<(), ApiError> {
+    if prompt < context {
+        return Ok(());
+    }
+    Err(ApiError::ContextLengthExceeded { param, prompt, context })
 }
 
 /// Whether all ids are those of tokens.

@@ -35,7 +35,6 @@ const PARAMETERS: &[(&str, Harmless)] = &[
     ("response_format", text_format),
     ("store", no),
     ("structured_outputs", never),
-    ("suffix", empty),
     ("thinking", never),
     ("tool_choice", no_tools),
     ("tools", empty),
@@ -135,7 +134,6 @@ mod tests {
             json!({"typical_p": 0.5}),
             json!({"chat_template": "{{ 1 }}"}),
             json!({"chat_template_kwargs": {}}),
-            json!({"suffix": "x"}),
         ];
         for wish in wishes {
             let name = wish.as_object().unwrap().keys().next().unwrap().clone();

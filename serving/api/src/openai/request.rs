@@ -18,6 +18,9 @@ pub struct GenerateRequest {
     /// Completions only: the text to continue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
+    /// Completions only: what follows after the text that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suffix: Option<String>,
     /// Answer as server-sent events, token by token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
