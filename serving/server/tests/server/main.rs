@@ -7,6 +7,7 @@ mod disconnect;
 mod drain;
 mod hole;
 mod logprobs;
+mod openai;
 mod process;
 mod queue;
 mod refusals;
