@@ -67,6 +67,7 @@ pub fn run(args: &EngineArgs, mut print: impl FnMut(Rates)) -> Result<()> {
             context_length: Some(context),
             max_sequences: most,
             max_batch_tokens: most.max(512),
+            pacing: None,
             memory_limit: None,
             block_tokens: 16,
         },
@@ -170,6 +171,7 @@ impl Bench {
             sampling: Sampling::default(),
             ignore_eos: true,
             cache_salt: id.0,
+            priority: 0,
         })?;
         Ok(())
     }

@@ -8,6 +8,7 @@ mod kernels;
 mod load;
 mod machine;
 mod prompt;
+mod quality;
 mod random;
 mod roof;
 mod sample;
@@ -41,6 +42,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Writes the engine's logits over given texts: see `bench/quality`.
+    Logits(quality::LogitsArgs),
     /// Measures products of every tensor type, with their share of what the machine can do at best.
     Kernels {
         #[command(flatten)]
@@ -101,6 +104,7 @@ async fn main() -> Result<()> {
                 );
             }
         }),
+        Command::Logits(args) => quality::write_logits(&args),
         Command::Kernels { args, json } => kernels::run(&args, |rate| {
             if json {
                 print_json(&rate);

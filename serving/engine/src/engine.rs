@@ -1,6 +1,7 @@
 //! A loaded model and the requests that it works on. `step` computes one batch; everything else is books.
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want, Workspace};
 
@@ -9,11 +10,13 @@ use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
 use crate::logprobs::logprobs;
 use crate::model::{self, Shape};
+use crate::pace::{Load, Pace};
 use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
 use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
 use crate::tokenizer::Tokenizer;
 
+mod score;
 mod size;
 
 use size::{Sizes, decide};
@@ -103,6 +106,9 @@ pub struct Engine {
     batch: Batch,
     scheduler: Scheduler,
     plan: Vec<Work>,
+    pace: Pace,
+    /// Of the last step.
+    load: Load,
     finished: Vec<usize>,
     adjusted: Adjusted,
     candidates: Candidates,
@@ -153,6 +159,8 @@ impl Engine {
             batch: Batch::default(),
             scheduler: Scheduler::new(sizes.limits, sizes.blocks),
             plan: Vec::new(),
+            pace: Pace::default(),
+            load: Load::default(),
             finished: Vec::new(),
             adjusted: Adjusted::default(),
             candidates: Candidates::default(),
@@ -177,29 +185,40 @@ impl Engine {
 
     /// Queues a request. What can never be computed is refused at once.
     pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
-        let context = self.info.context_length;
-        if request.prompt.is_empty() {
-            return Err(AdmitError::EmptyPrompt);
-        }
-        if request.prompt.len() >= context {
-            let prompt = request.prompt.len();
-            return Err(AdmitError::PromptTooLong { prompt, context });
-        }
+        self.check_prompt(&request.prompt)?;
         let Sampling {
             logit_bias,
             stop_tokens,
             ..
         } = &request.sampling;
-        let biased = logit_bias.iter().map(|(token, _)| token);
-        let mut tokens = request.prompt.iter().chain(biased).chain(stop_tokens);
-        if let Some(&token) = tokens.find(|&&token| token as usize >= self.info.vocab_size) {
-            return Err(AdmitError::InvalidToken(token));
-        }
+        self.check_tokens(logit_bias.iter().map(|(token, _)| token).chain(stop_tokens))?;
         if self.scheduler.contains(request.id) {
             return Err(AdmitError::DuplicateId(request.id.0));
         }
         self.scheduler.add(request);
         Ok(())
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<(), AdmitError> {
+        let context = self.info.context_length;
+        if prompt.is_empty() {
+            return Err(AdmitError::EmptyPrompt);
+        }
+        if prompt.len() >= context {
+            let prompt = prompt.len();
+            return Err(AdmitError::PromptTooLong { prompt, context });
+        }
+        self.check_tokens(prompt)
+    }
+
+    fn check_tokens<'a>(&self, tokens: impl IntoIterator<Item = &'a u32>) -> Result<(), AdmitError> {
+        match tokens
+            .into_iter()
+            .find(|&&token| token as usize >= self.info.vocab_size)
+        {
+            Some(&token) => Err(AdmitError::InvalidToken(token)),
+            None => Ok(()),
+        }
     }
 
     /// Forgets a request, whatever its state. False if there is none. No event follows.
@@ -215,12 +234,20 @@ impl Engine {
     /// Computes one batch and appends what came out of it.
     pub fn step(&mut self, events: &mut Vec<Event>) {
         let mut plan = std::mem::take(&mut self.plan);
-        self.scheduler.plan(&mut plan);
+        self.load = self.scheduler.plan(&mut plan, &self.pace);
         if !plan.is_empty() {
             self.compute(&plan, events);
         }
         self.stats.running = plan.len();
         self.plan = plan;
+    }
+
+    /// How long the last step took, by the caller's clock: with it the engine predicts how much of a prompt fits into
+    /// a step (see [`EngineOptions::pacing`]). Without it steps are as large as `max_batch_tokens` allows.
+    pub fn learn(&mut self, took: Duration) {
+        if self.load.tokens > 0 {
+            self.pace.learn(self.load, took);
+        }
     }
 
     /// Counters and gauges.

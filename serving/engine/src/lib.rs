@@ -7,6 +7,7 @@ mod kv;
 pub mod load;
 mod logprobs;
 mod model;
+mod pace;
 pub mod request;
 mod sample;
 mod scheduler;

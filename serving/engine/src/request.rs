@@ -21,6 +21,8 @@ pub struct Request {
     pub ignore_eos: bool,
     /// Separates the prefix cache of tenants: only equal salts share blocks.
     pub cache_salt: u64,
+    /// Lower goes first: out of the queue, with the time of a step, and in keeping its blocks. Usually 0.
+    pub priority: i32,
 }
 
 /// How tokens are chosen, and which of them end the answer; already validated by the server. The default is greedy and
@@ -190,10 +192,23 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Tokens computed in one step at most (prefill chunk + decodes).
     pub max_batch_tokens: usize,
+    /// How prompts share the steps with answers that are being written (see [`crate::Engine::learn`]); `None`: they
+    /// take what `max_batch_tokens` leaves.
+    pub pacing: Option<Pacing>,
     /// Bytes that weights, cache and buffers may take together (the caller reads the cgroup); `None`: no limit known.
     pub memory_limit: Option<u64>,
     /// Tokens in a KV block.
     pub block_tokens: usize,
+}
+
+/// What steps in which prompts are read beside answers being written should achieve.
+#[derive(Debug, Clone, Copy)]
+pub struct Pacing {
+    /// How long such a step should take, so that answers keep flowing: prompts are read in chunks that fit into it. If
+    /// the answers alone take more than half of it, twice what they take.
+    pub step_time: Duration,
+    /// How long prompts should wait for their first token: steps grow when there is too much to read in that time.
+    pub first_token_time: Duration,
 }
 
 /// Counters and gauges, read after a step.
@@ -220,6 +235,3 @@ pub struct Stats {
     /// Steps since start: the proof of life for the liveness probe.
     pub steps: u64,
 }
-
-/// A span measured by the caller around `step`, for the step-time model (the engine reads no clock).
-pub type StepTime = Duration;

@@ -1,7 +1,8 @@
 //! Decides what a step computes: no phases, every sequence has `computed` chasing its known tokens under
-//! one budget of tokens (the loop of vLLM's V1 scheduler). Running sequences go first, each with at least
-//! one token, so that a long prompt never stops those that decode; then waiting ones are admitted in order.
-//! Without blocks the newest running sequence loses its own and is computed again later.
+//! one budget of tokens (the loop of vLLM's V1 scheduler) and, while answers are being written, of predicted time.
+//! Running sequences go first, each with at least one token, so that a long prompt never stops those that decode;
+//! then waiting ones are admitted in order. Both queues are ordered by priority, then by arrival; without blocks the
+//! last running sequence loses its own and is computed again later.
 //! Nothing here knows of tensors.
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
@@ -9,7 +10,8 @@ use std::rc::Rc;
 
 use crate::kv::pool::BlockPool;
 use crate::kv::prefix::PrefixHash;
-use crate::request::{Request, RequestId};
+use crate::pace::{Load, Pace};
+use crate::request::{Pacing, Request, RequestId};
 use crate::sequence::Sequence;
 
 /// The sizes that do not change while the engine lives.
@@ -23,6 +25,8 @@ pub struct Limits {
     pub batch_tokens: usize,
     /// Tokens of a block.
     pub block_tokens: usize,
+    /// How prompts share the steps with answers.
+    pub pacing: Option<Pacing>,
 }
 
 /// A part of a step: `count` tokens of running sequence `index`, from its `computed` on.
@@ -32,6 +36,28 @@ pub struct Work {
     pub index: usize,
     /// Tokens, at least one.
     pub count: usize,
+}
+
+/// What a step may still take on.
+struct Budget<'a> {
+    pace: &'a Pace,
+    tokens: usize,
+    /// Predicted seconds of the whole step.
+    seconds: f64,
+    /// What is planned, and what is kept for the answers.
+    load: Load,
+}
+
+impl Budget<'_> {
+    /// Tokens of a prompt from `position` on that fit.
+    fn fitting(&self, position: usize, need: usize, tokens: usize) -> usize {
+        self.pace.fitting(self.load, position, need.min(tokens), self.seconds)
+    }
+
+    fn spend(&mut self, position: usize, count: usize) {
+        self.tokens -= count;
+        self.load = self.load.and(Load::of(position, count));
+    }
 }
 
 /// The sequences that live, in two queues, and the blocks that they share.
@@ -62,9 +88,16 @@ impl Scheduler {
 
     /// Queues a request whose prompt has been checked.
     pub fn add(&mut self, request: Request) {
+        let sequence = self.sequence(request);
+        let behind = |other: &Sequence| other.request.priority <= sequence.request.priority;
+        let place = self.waiting.partition_point(behind);
+        self.waiting.insert(place, sequence);
+    }
+
+    /// A sequence outside of the queues, with blocks of the same pool.
+    pub fn sequence(&self, request: Request) -> Sequence {
         let pool = Rc::clone(&self.pool);
-        let sequence = Sequence::new(request, self.limits.context, self.limits.block_tokens, pool);
-        self.waiting.push_back(sequence);
+        Sequence::new(request, self.limits.context, self.limits.block_tokens, pool)
     }
 
     /// Whether a request lives.
@@ -88,7 +121,7 @@ impl Scheduler {
         self.running.len() + self.waiting.len()
     }
 
-    /// The running sequences, oldest first.
+    /// The running sequences; each step begins with the most urgent, and among equals the oldest, first.
     pub fn running(&self) -> &[Sequence] {
         &self.running
     }
@@ -121,50 +154,102 @@ impl Scheduler {
         (self.preemptions, self.prefix_queries, self.prefix_hits)
     }
 
-    /// Fills `plan` with the next step, blocks allocated. Empty only without work.
-    pub fn plan(&mut self, plan: &mut Vec<Work>) {
+    /// Fills `plan` with the next step, blocks allocated, and gives its load. Empty only without work.
+    pub fn plan(&mut self, plan: &mut Vec<Work>, pace: &Pace) -> Load {
         plan.clear();
-        let mut budget = self.limits.batch_tokens;
+        // Admission put the new ones behind all others. Equal priorities keep their order.
+        if !self.running.is_sorted_by_key(|sequence| sequence.request.priority) {
+            self.running.sort_by_key(|sequence| sequence.request.priority);
+        }
+        let mut budget = self.budget(pace);
         let preempted = self.plan_running(plan, &mut budget);
         if !preempted {
             self.admit(plan, &mut budget);
         }
+        let load = |work: &Work| Load::of(self.running[work.index].computed, work.count);
+        plan.iter().map(load).fold(Load::default(), Load::and)
+    }
+
+    fn budget<'a>(&self, pace: &'a Pace) -> Budget<'a> {
+        let answers = self.running.iter().filter(|sequence| sequence.is_writing());
+        let load = answers
+            .map(|sequence| Load::of(sequence.computed, 1))
+            .fold(Load::default(), Load::and);
+        let seconds = match self.limits.pacing {
+            Some(pacing) if load.tokens > 0 => self.step_seconds(pace, pacing, pace.seconds(load)),
+            _ => f64::INFINITY,
+        };
+        Budget {
+            pace,
+            tokens: self.limits.batch_tokens,
+            seconds,
+            load,
+        }
+    }
+
+    /// How long a step may take of which answers take `writing` seconds. Reading gets what they leave, and at least as
+    /// much as they take: prompts must end, too.
+    fn step_seconds(&self, pace: &Pace, pacing: Pacing, writing: f64) -> f64 {
+        let usual = pacing.step_time.as_secs_f64().max(2.0 * writing);
+        let free = self.limits.sequences - self.running.len();
+        let prompts = self.running.iter().chain(self.waiting.iter().take(free));
+        let unread = prompts
+            .filter(|sequence| !sequence.is_writing())
+            .map(|sequence| Load::of(sequence.computed, sequence.need()))
+            .fold(Load::default(), Load::and);
+        let (reading, patience) = (pace.seconds(unread), pacing.first_token_time.as_secs_f64());
+        if reading >= patience {
+            return f64::INFINITY;
+        }
+        // Read within the patience, whose rest is enough for so many steps; each reads its share.
+        let steps = (patience - reading) / writing;
+        usual.max(writing + reading / steps)
     }
 
     /// One part for each running sequence; true if one lost its blocks.
-    fn plan_running(&mut self, plan: &mut Vec<Work>, budget: &mut usize) -> bool {
+    fn plan_running(&mut self, plan: &mut Vec<Work>, budget: &mut Budget<'_>) -> bool {
         let before = self.preemptions;
         let mut index = 0;
         while index < self.running.len() {
             // One token is kept for each of those behind.
             let behind = self.running.len() - index - 1;
             let sequence = &mut self.running[index];
-            let count = sequence.need().min(*budget - behind);
-            let blocks = (sequence.computed + count).div_ceil(self.limits.block_tokens);
+            let position = sequence.computed;
+            let count = match sequence.is_writing() {
+                true => 1,
+                false => budget.fitting(position, sequence.need(), budget.tokens - behind).max(1),
+            };
+            let blocks = (position + count).div_ceil(self.limits.block_tokens);
             if sequence.table.grow(blocks) {
                 plan.push(Work { index, count });
-                *budget -= count;
+                match sequence.is_writing() {
+                    true => budget.tokens -= 1, // its time is reckoned with from the start
+                    false => budget.spend(position, count),
+                }
                 index += 1;
                 continue;
             }
-            // The newest gives way; if that is this one, nothing is behind it and the loop ends.
-            if let Some(mut newest) = self.running.pop() {
-                newest.restart();
-                self.waiting.push_front(newest);
+            // The last gives way; if that is this one, nothing is behind it and the loop ends.
+            if let Some(mut last) = self.running.pop() {
+                last.restart();
+                let before = |other: &Sequence| other.request.priority < last.request.priority;
+                let place = self.waiting.partition_point(before);
+                self.waiting.insert(place, last);
                 self.preemptions += 1;
             }
         }
         self.preemptions > before
     }
 
-    fn admit(&mut self, plan: &mut Vec<Work>, budget: &mut usize) {
-        // Before the set below is built: with every place taken this is the common case, in each step.
-        if self.waiting.is_empty() || *budget == 0 || self.running.len() >= self.limits.sequences {
+    fn admit(&mut self, plan: &mut Vec<Work>, budget: &mut Budget<'_>) {
+        // Before the set below is built: with no place or no time left this is the common case, in each step.
+        let full = self.running.len() >= self.limits.sequences || budget.fitting(0, 1, budget.tokens) == 0;
+        if self.waiting.is_empty() || full {
             return;
         }
         let mut underway = self.prefixes_underway();
         let mut position = 0;
-        while *budget > 0 && self.running.len() < self.limits.sequences {
+        while self.running.len() < self.limits.sequences {
             let Some(sequence) = self.waiting.get_mut(position) else {
                 break;
             };
@@ -183,7 +268,11 @@ impl Scheduler {
                 sequence.restart();
                 break;
             }
-            let count = sequence.need().min(*budget);
+            let count = budget.fitting(sequence.computed, sequence.need(), budget.tokens);
+            if count == 0 {
+                sequence.restart();
+                break;
+            }
             if !sequence
                 .table
                 .grow((sequence.computed + count).div_ceil(self.limits.block_tokens))
@@ -197,7 +286,7 @@ impl Scheduler {
                 self.prefix_hits += sequence.cached as u64;
             }
             underway.extend(&sequence.prefixes[shared..]);
-            *budget -= count;
+            budget.spend(sequence.computed, count);
             if let Some(sequence) = self.waiting.remove(position) {
                 plan.push(Work {
                     index: self.running.len(),

@@ -56,6 +56,11 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// Whether it writes its answer: all but its newest token is computed.
+    pub fn is_writing(&self) -> bool {
+        self.need() == 1 && self.tokens.len() > self.prompt_tokens
+    }
+
     /// Full blocks that may come from the cache: at least one token has to be computed.
     pub fn shareable(&self) -> usize {
         (self.tokens.len() - 1) / self.block_tokens

@@ -35,6 +35,7 @@ fn options() -> EngineOptions {
         context_length: Some(2048),
         max_sequences: 8,
         max_batch_tokens: 512,
+        pacing: None,
         memory_limit: None,
         block_tokens: 16,
     }
@@ -52,6 +53,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: id,
+        priority: 0,
     }
 }
 
@@ -244,6 +246,21 @@ fn a_cached_prefix_gives_the_same_tokens_and_is_counted() {
     )
     .remove(0);
     assert_eq!((other, usage.cached_tokens), (first, 0));
+    assert_eq!(engine.stats().blocks_used, 0);
+}
+
+#[test]
+fn the_logits_after_each_token_lead_to_the_tokens_that_are_generated() {
+    let mut engine = load(SMOLLM2, &options());
+    let prompt = engine.tokenizer().encode_prompt("The capital of France is");
+    let answer = complete(&mut engine, vec![request(0, prompt.clone(), 12)]).remove(0).0;
+    let text = [prompt.clone(), answer.clone()].concat();
+    let mut best = Vec::new();
+    engine
+        .score(&text, |logits| best.push(windlass_kernels::argmax(logits) as u32))
+        .unwrap();
+    assert_eq!(best.len(), text.len());
+    assert_eq!(best[prompt.len() - 1..text.len() - 1], answer);
     assert_eq!(engine.stats().blocks_used, 0);
 }
 

@@ -4,7 +4,7 @@ use crate::machine;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use windlass_engine::request::EngineOptions;
+use windlass_engine::request::{EngineOptions, Pacing};
 
 /// Tokens in a KV block: prefixes are shared in these units.
 const BLOCK_TOKENS: usize = 16;
@@ -45,6 +45,10 @@ impl Config {
                 context_length: args.context_length.map(|tokens| tokens as usize),
                 max_sequences: args.max_sequences as usize,
                 max_batch_tokens: args.max_batch_tokens as usize,
+                pacing: (!args.step_time.is_zero()).then_some(Pacing {
+                    step_time: args.step_time,
+                    first_token_time: args.first_token_time,
+                }),
                 memory_limit: args.memory_limit.or_else(|| machine::memory().map(for_the_engine)),
                 block_tokens: BLOCK_TOKENS,
             },

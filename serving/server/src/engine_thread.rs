@@ -22,6 +22,8 @@ pub trait Backend {
     fn has_work(&self) -> bool;
     /// Computes one step and appends what it produced.
     fn step(&mut self, events: &mut Vec<Event>);
+    /// How long the last step took.
+    fn learn(&mut self, took: Duration);
     /// Counters and gauges.
     fn stats(&self) -> Stats;
 }
@@ -265,6 +267,7 @@ impl<B: Backend> EngineLoop<B> {
                 self.backend.step(&mut events);
                 self.shared.progress();
                 let end = Instant::now();
+                self.backend.learn(end - begin);
                 events.drain(..).for_each(|event| self.dispatch(event, begin, end));
             }
             self.publish();

@@ -128,6 +128,7 @@ async fn submit(
             sampling,
             ignore_eos: settings.ignore_eos,
             cache_salt,
+            priority: 0,
         };
         let ticket = model.engine.submit(request, own);
         let (tokenizer, metrics) = (model.tokenizer.clone(), app.metrics.clone());

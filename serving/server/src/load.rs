@@ -2,6 +2,7 @@
 use crate::engine_thread::Backend;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use windlass_engine::Engine;
 use windlass_engine::chat::ChatTemplate;
 use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
@@ -58,6 +59,7 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
         sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: 0,
+        priority: 0,
     };
     engine.submit(request).map_err(StartError::Refused)?;
     let mut events = Vec::new();
@@ -95,6 +97,10 @@ impl Backend for Engine {
 
     fn step(&mut self, events: &mut Vec<Event>) {
         Engine::step(self, events);
+    }
+
+    fn learn(&mut self, took: Duration) {
+        Engine::learn(self, took);
     }
 
     fn stats(&self) -> Stats {

@@ -61,6 +61,7 @@ pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Si
             sequences: options.max_sequences,
             batch_tokens: options.max_batch_tokens,
             block_tokens,
+            pacing: options.pacing,
         },
         blocks,
     })
@@ -123,6 +124,7 @@ mod tests {
             context_length: None,
             max_sequences: 8,
             max_batch_tokens: 512,
+            pacing: None,
             memory_limit: None,
             block_tokens: 16,
         }

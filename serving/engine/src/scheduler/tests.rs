@@ -1,5 +1,7 @@
 //! The scheduler against a model that is a function of the tokens so far: what it computes may depend on
 //! nothing else, and its books must balance after every step.
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -11,6 +13,7 @@ fn limits(context: usize, sequences: usize, batch_tokens: usize) -> Limits {
         sequences,
         batch_tokens,
         block_tokens: 4,
+        pacing: None,
     }
 }
 
@@ -22,7 +25,26 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: 0,
+        priority: 0,
     }
+}
+
+fn paced(step_millis: u64, first_token_millis: u64, limits: Limits) -> Limits {
+    let pacing = Some(Pacing {
+        step_time: Duration::from_millis(step_millis),
+        first_token_time: Duration::from_millis(first_token_millis),
+    });
+    Limits { pacing, ..limits }
+}
+
+/// A machine that takes 1 ms a token and nothing else.
+fn millisecond_a_token() -> Pace {
+    let mut pace = Pace::default();
+    for tokens in [1, 8, 64].into_iter().cycle().take(600) {
+        let load = Load { tokens, pairs: 0 };
+        pace.learn(load, Duration::from_millis(tokens as u64));
+    }
+    pace
 }
 
 /// The next token of a sequence, whatever else runs.
@@ -32,7 +54,11 @@ fn next_token(tokens: &[u32]) -> u32 {
 
 /// Plans and commits one step; finished sequences go to `done`.
 fn step(scheduler: &mut Scheduler, plan: &mut Vec<Work>, done: &mut Vec<(u64, Vec<u32>)>) {
-    scheduler.plan(plan);
+    paced_step(scheduler, &Pace::default(), plan, done);
+}
+
+fn paced_step(scheduler: &mut Scheduler, pace: &Pace, plan: &mut Vec<Work>, done: &mut Vec<(u64, Vec<u32>)>) {
+    scheduler.plan(plan, pace);
     let tokens: usize = plan.iter().map(|work| work.count).sum();
     assert!(tokens <= scheduler.limits.batch_tokens, "over budget");
     assert!(!plan.is_empty(), "a step without work, and {} live", scheduler.len());
@@ -67,13 +93,21 @@ fn step(scheduler: &mut Scheduler, plan: &mut Vec<Work>, done: &mut Vec<(u64, Ve
     assert!(scheduler.waiting.iter().all(|s| s.table.blocks().is_empty()));
 }
 
-fn run_all(mut scheduler: Scheduler, requests: &[(Vec<u32>, usize)]) -> (Vec<(u64, Vec<u32>)>, u64) {
-    for (id, (prompt, max_tokens)) in requests.iter().enumerate() {
-        scheduler.add(request(id as u64, prompt.clone(), *max_tokens));
-    }
+fn run_all(scheduler: Scheduler, requests: &[(Vec<u32>, usize)]) -> (Vec<(u64, Vec<u32>)>, u64) {
+    let requests = requests.iter().enumerate();
+    let requests = requests.map(|(id, (prompt, max_tokens))| request(id as u64, prompt.clone(), *max_tokens));
+    run_paced(scheduler, &Pace::default(), requests)
+}
+
+fn run_paced(
+    mut scheduler: Scheduler,
+    pace: &Pace,
+    requests: impl Iterator<Item = Request>,
+) -> (Vec<(u64, Vec<u32>)>, u64) {
+    requests.for_each(|request| scheduler.add(request));
     let (mut plan, mut done) = (Vec::new(), Vec::new());
     while scheduler.len() > 0 {
-        step(&mut scheduler, &mut plan, &mut done);
+        paced_step(&mut scheduler, pace, &mut plan, &mut done);
     }
     assert_eq!(scheduler.blocks().0, 0, "blocks leaked");
     done.sort();
@@ -85,14 +119,20 @@ proptest! {
 
     #[test]
     fn every_request_gets_its_own_tokens_whatever_else_runs(
-        requests in prop::collection::vec((prop::collection::vec(0u32..3, 1..20), 1usize..12), 1..12),
+        requests in prop::collection::vec((prop::collection::vec(0u32..3, 1..20), 1usize..12, 0i32..3), 1..12),
         sequences in 1usize..5,
         extra in 0usize..9,
         blocks in 8u32..20,
+        step_millis in 0u64..20,
+        first_token_millis in 0u64..60,
     ) {
-        let scheduler = Scheduler::new(limits(32, sequences, sequences + extra), blocks);
-        let (done, _) = run_all(scheduler, &requests);
-        let alone: Vec<(u64, Vec<u32>)> = requests.iter().enumerate().map(|(id, (prompt, max_tokens))| {
+        let limits = paced(step_millis, first_token_millis, limits(32, sequences, sequences + extra));
+        let all = (0..).zip(&requests).map(|(id, (prompt, max_tokens, priority))| Request {
+            priority: *priority,
+            ..request(id, prompt.clone(), *max_tokens)
+        });
+        let (done, _) = run_paced(Scheduler::new(limits, blocks), &millisecond_a_token(), all);
+        let alone: Vec<(u64, Vec<u32>)> = requests.iter().enumerate().map(|(id, (prompt, max_tokens, _))| {
             let mut tokens = prompt.clone();
             while tokens.len() < (prompt.len() + max_tokens).min(32) {
                 tokens.push(next_token(&tokens));
@@ -150,4 +190,86 @@ fn a_cancelled_request_frees_its_blocks_in_either_queue() {
     assert!(scheduler.blocks().0 > 0);
     assert!(scheduler.cancel(RequestId(1)) && scheduler.cancel(RequestId(0)) && !scheduler.cancel(RequestId(0)));
     assert_eq!((scheduler.len(), scheduler.blocks().0), (0, 0));
+}
+
+#[test]
+fn a_prompt_beside_answers_is_read_in_parts_that_fit_into_the_time_of_a_step() {
+    let limits = paced(20, 1000, limits(128, 4, 64));
+    let (mut scheduler, pace) = (Scheduler::new(limits, 64), millisecond_a_token());
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    scheduler.add(request(0, (0..60).collect(), 30));
+    paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+    assert_eq!(plan, [Work { index: 0, count: 60 }], "nobody waits for a token yet");
+    scheduler.add(request(1, (100..160).collect(), 30));
+    let mut read = 0;
+    while read < 60 {
+        paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+        let parts: Vec<usize> = plan.iter().map(|work| work.count).collect();
+        assert!(
+            matches!(parts[..], [1, chunk] if chunk <= 19 && (chunk >= 16 || read + chunk == 60)),
+            "{parts:?}"
+        );
+        read += parts[1];
+    }
+}
+
+#[test]
+fn answers_that_fill_the_time_alone_leave_a_prompt_as_much_again() {
+    let limits = paced(1, 1_000_000, limits(128, 9, 64));
+    let (mut scheduler, pace) = (Scheduler::new(limits, 256), millisecond_a_token());
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    (0..8).for_each(|id| scheduler.add(request(id, vec![id as u32; 4], 60)));
+    paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+    scheduler.add(request(8, (100..160).collect(), 30));
+    paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+    assert!((4..=8).contains(&plan[8].count), "{plan:?}");
+}
+
+#[test]
+fn steps_grow_when_more_waits_to_be_read_than_a_first_token_may_wait() {
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    let pace = millisecond_a_token();
+    let mut second_step = |prompts: u64| {
+        let mut scheduler = Scheduler::new(paced(20, 100, limits(128, 8, 64)), 256);
+        scheduler.add(request(0, vec![99; 8], 100));
+        paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+        (1..=prompts).for_each(|id| scheduler.add(request(id, vec![id as u32; 48], 30)));
+        paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+        plan.iter().map(|work| work.count).sum::<usize>()
+    };
+    assert!((16..=20).contains(&second_step(1)), "48 ms of reading fit");
+    assert_eq!(second_step(3), 64, "144 ms do not: all that a step can take");
+}
+
+#[test]
+fn the_more_urgent_is_admitted_first_and_keeps_its_blocks() {
+    // Room for one sequence and a half.
+    let mut scheduler = Scheduler::new(limits(32, 2, 16), 12);
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    let urgent = |id, priority| Request {
+        priority,
+        ..request(id, vec![id as u32; 9], 20)
+    };
+    scheduler.add(urgent(0, 5));
+    scheduler.add(urgent(1, 5));
+    scheduler.add(urgent(2, -1));
+    while scheduler.len() > 0 {
+        step(&mut scheduler, &mut plan, &mut done);
+    }
+    let order: Vec<u64> = done.iter().map(|(id, _)| *id).collect();
+    assert_eq!(order, [2, 0, 1]);
+    assert!(scheduler.counters().0 > 0, "somebody gave way");
+}
+
+#[test]
+fn one_who_lost_its_blocks_goes_before_those_who_never_ran() {
+    let mut scheduler = Scheduler::new(limits(32, 2, 16), 8);
+    (0..3).for_each(|id| scheduler.add(request(id, vec![id as u32; 9], 20)));
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    while scheduler.len() > 0 {
+        step(&mut scheduler, &mut plan, &mut done);
+    }
+    let order: Vec<u64> = done.iter().map(|(id, _)| *id).collect();
+    assert_eq!(order, [0, 1, 2]);
+    assert!(scheduler.counters().0 > 0, "somebody gave way");
 }

@@ -25,6 +25,8 @@ impl Backend for Echo {
     fn has_work(&self) -> bool {
         !self.queue.is_empty()
     }
+    fn learn(&mut self, _: Duration) {}
+
     fn step(&mut self, events: &mut Vec<Event>) {
         if let Some(gate) = &self.gate {
             match gate.recv() {
@@ -94,6 +96,7 @@ fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
         sampling: Sampling::default(),
         ignore_eos: false,
         cache_salt: 0,
+        priority: 0,
     };
     engine.submit(request, engine.reserve(1).expect("a free place"))
 }
@@ -178,6 +181,7 @@ async fn an_engine_that_panics_closes_every_ticket() {
             false
         }
         fn step(&mut self, _: &mut Vec<Event>) {}
+        fn learn(&mut self, _: Duration) {}
         fn stats(&self) -> Stats {
             Stats::default()
         }

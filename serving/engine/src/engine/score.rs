@@ -1,0 +1,37 @@
+//! The logits after every token of a text: what the quality of the arithmetic is measured with. Nothing that serves
+//! calls it.
+use windlass_kernels::Want;
+
+use super::Engine;
+use crate::request::{AdmitError, Request, RequestId, Sampling};
+
+impl Engine {
+    /// Gives `each` the logits of the next token after each of `tokens`, in order, computed one by one.
+    ///
+    /// # Panics
+    /// If requests live: they may hold the blocks that this needs.
+    pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32])) -> Result<(), AdmitError> {
+        assert!(!self.has_work(), "requests live");
+        self.check_prompt(tokens)?;
+        let mut sequence = self.scheduler.sequence(Request {
+            id: RequestId(u64::MAX),
+            prompt: tokens.to_vec(),
+            max_tokens: 1,
+            sampling: Sampling::default(),
+            ignore_eos: true,
+            cache_salt: 0,
+            priority: 0,
+        });
+        let blocks = tokens.len().div_ceil(self.cache.block_tokens());
+        assert!(sequence.table.grow(blocks), "the context is larger than the cache");
+        for (position, &token) in tokens.iter().enumerate() {
+            self.batch.clear();
+            self.batch
+                .push(&[token], position, sequence.table.blocks(), Want::Logits);
+            self.weights
+                .forward(&self.threads, &mut self.cache, &mut self.workspace, &self.batch);
+            each(self.workspace.logits(0).unwrap_or_default());
+        }
+        Ok(())
+    }
+}
