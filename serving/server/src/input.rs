@@ -347,6 +347,31 @@ mod tests {
     }
 
     #[test]
+    fn a_suffix_belongs_to_texts_and_an_empty_one_asks_for_nothing() {
+        let input = |body: Value| {
+            let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
+            let input = match request.messages {
+                Some(_) => Input::chat(&mut request),
+                None => Input::completion(&mut request),
+            };
+            input.map_err(|error| error.body().error.param.unwrap_or_default())
+        };
+        let hole = Input::Holes(vec!["a".into(), "b".into()], "c".into());
+        assert_eq!(hole.prompts(), 2);
+        assert_eq!(input(json!({"prompt": ["a", "b"], "suffix": "c"})), Ok(hole));
+        let plain = Ok(Input::Texts(vec!["a".into()]));
+        assert_eq!(input(json!({"prompt": "a", "suffix": ""})), plain);
+        assert_eq!(input(json!({"prompt": "a", "suffix": null})), plain);
+        assert_eq!(input(json!({"prompt": [1], "suffix": "c"})), Err("suffix".into()));
+        let messages = json!([{"role": "user", "content": "a"}]);
+        assert_eq!(
+            input(json!({"messages": messages, "suffix": "c"})),
+            Err("suffix".into())
+        );
+        assert!(input(json!({"messages": messages, "suffix": ""})).is_ok());
+    }
+
+    #[test]
     fn tokens_are_checked_before_the_engine_sees_them() {
         let check = |tokens: &[u32]| check_tokens(tokens, 10, 4, "prompt").map_err(|e| e.body().error.code.unwrap());
         assert_eq!(check(&[9, 0, 1]), Ok(()));

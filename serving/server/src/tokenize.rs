@@ -10,12 +10,23 @@ use serde_json::Value;
 use std::sync::Arc;
 use windlass_api::tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
 
-/// Of these routes at once. A request's tokens may take ten times its body, so this bounds them to some 300 MiB.
-pub const MAX_AT_ONCE: usize = 8;
+/// Of these routes at once: few answers are as large as `MAX_TOKENS` allows, some tens of MiB.
+pub const MAX_AT_ONCE: usize = 4;
+/// Tokens of a text, of which each may have a hundred bytes: longer than the context of most models.
+pub const MAX_TOKENS: usize = 1 << 18;
 
 enum Text {
     Plain { text: String, special: bool },
     Messages { messages: Value, generation_prompt: bool },
+}
+
+impl Text {
+    fn param(&self) -> &'static str {
+        match self {
+            Self::Plain { .. } => "prompt",
+            Self::Messages { .. } => "messages",
+        }
+    }
 }
 
 /// Text or messages to tokens.
@@ -27,7 +38,9 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     refuse_unsupported(&request.other)?;
     let names = request.return_token_strs.unwrap_or(false);
     let text = text(request)?;
+    let param = text.param();
     let tokens = encode(model, text).await?;
+    check_count(tokens.len(), param)?;
     let tokenizer = &model.tokenizer;
     let name = |&token: &u32| tokenizer.token_text(token).unwrap_or_default().to_owned();
     Ok(Json(TokenizeResponse {
@@ -45,6 +58,7 @@ pub async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result
     let request: DetokenizeRequest = app.bodies.json(request).await?;
     check_model(&app, request.model)?;
     let tokens = request.tokens.ok_or_else(|| missing("tokens"))?;
+    check_count(tokens.len(), "tokens")?;
     check_vocabulary(&tokens, model.tokenizer.vocab_size(), "tokens")?;
     Ok(Json(DetokenizeResponse {
         prompt: model.tokenizer.decode(&tokens),
@@ -55,6 +69,14 @@ async fn place(app: &App) -> Result<tokio::sync::SemaphorePermit<'_>, ApiError> 
     app.tokenizing.acquire().await.map_err(|error| ApiError::Internal {
         detail: error.to_string(),
     })
+}
+
+fn check_count(count: usize, param: &str) -> Result<(), ApiError> {
+    if count <= MAX_TOKENS {
+        return Ok(());
+    }
+    let message = format!("{count} tokens are too many: at most {MAX_TOKENS} are allowed");
+    Err(ApiError::invalid(param, message))
 }
 
 fn text(request: TokenizeRequest) -> Result<Text, ApiError> {

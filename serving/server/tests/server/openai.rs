@@ -4,7 +4,7 @@ use crate::process::{Server, cache};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const PACKAGE: &str = "openai==3.57.0";
+const VERSION: &str = "3.57.0";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openai_client.py");
 
 #[test]
@@ -17,9 +17,10 @@ fn openais_own_client_can_use_every_endpoint_and_parameter() {
         .arg(format!("http://{}/v1", server.address))
         .env("PYTHONPATH", packages)
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("NO_PROXY", "127.0.0.1");
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1");
     let said = run(&mut python, "the client's checks fail");
-    assert!(said.starts_with("openai 3.57.0"), "{said}");
+    assert!(said.starts_with(&format!("openai {VERSION}")), "{said}");
 }
 
 /// The folder with the client, filled if it is not there.
@@ -27,7 +28,7 @@ fn client() -> PathBuf {
     let version = "import sys; print('%s-%d.%d' % ((sys.implementation.name,) + sys.version_info[:2]))";
     let python = run(Command::new("python3").args(["-c", version]), "python3 does not run");
     let tools = cache().join("tools");
-    let folder = tools.join(format!("{}-{}", PACKAGE.replace("==", "-"), python.trim()));
+    let folder = tools.join(format!("openai-{VERSION}-{}", python.trim()));
     if !folder.exists() {
         install(&tools, &folder);
     }
@@ -48,7 +49,7 @@ fn install(tools: &Path, folder: &Path) {
         "--target",
     ])
     .arg(new.path())
-    .arg(PACKAGE);
+    .arg(format!("openai=={VERSION}"));
     run(
         &mut pip,
         "the client cannot be installed: this test needs python3 with pip, and PyPI or a mirror",

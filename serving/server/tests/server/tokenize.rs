@@ -99,12 +99,15 @@ fn what_is_wrong_is_refused_by_name() {
         ("/detokenize", json!({"tokens": "a"}), "tokens"),
         ("/detokenize", json!({"tokens": [-1]}), "tokens[0]"),
         ("/detokenize", json!({"tokens": [u32::MAX]}), "tokens"),
+        ("/detokenize", json!({"tokens": vec![1; (1 << 18) + 1]}), "tokens"),
+        ("/tokenize", json!({"prompt": "7".repeat((1 << 18) + 1)}), "prompt"),
     ] {
         let (head, answer) = post(server.address, path, &body);
         assert_eq!(
             (head.status, answer["error"]["param"].as_str()),
             (400, Some(param)),
-            "{path} {body}: {answer}"
+            "{path} {:.100}: {answer}",
+            body.to_string()
         );
     }
     let (head, _) = post(server.address, "/tokenize", &json!({"model": "other", "prompt": "a"}));
