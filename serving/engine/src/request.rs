@@ -235,3 +235,36 @@ pub struct Stats {
     /// Steps since start: the proof of life for the liveness probe.
     pub steps: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_requests_want_logits_only_while_something_changes_or_reports_them() {
+        let wants = |change: fn(&mut Sampling), answered| {
+            let mut sampling = Sampling::default();
+            change(&mut sampling);
+            sampling.wants_logits(answered)
+        };
+        let plain: [fn(&mut Sampling); 5] = [
+            |_| (),
+            |s| s.min_p = 0.5,
+            |s| s.top_p = 0.5,
+            |s| s.stop_tokens = vec![1],
+            |s| (s.temperature, s.top_k) = (1.0, 1),
+        ];
+        assert!(plain.iter().all(|&change| !wants(change, 0)));
+        let all: [fn(&mut Sampling); 6] = [
+            |s| s.temperature = 0.1,
+            |s| s.presence_penalty = -0.1,
+            |s| s.frequency_penalty = 0.1,
+            |s| s.repetition_penalty = 1.1,
+            |s| s.logit_bias = vec![(1, 1.0)],
+            |s| s.logprobs = Some(0),
+        ];
+        assert!(all.iter().all(|&change| wants(change, 9)));
+        let late = |answered| wants(|s| s.min_tokens = 2, answered);
+        assert_eq!([0, 1, 2].map(late), [true, true, false]);
+    }
+}
