@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, Request, RequestId, Sampling};
+use windlass_engine::request::{EngineOptions, Event, KvType, Request, RequestId, Sampling};
 
 /// What may be typed.
 #[derive(Debug, Args)]
@@ -70,6 +70,7 @@ pub fn run(args: &EngineArgs, mut print: impl FnMut(Rates)) -> Result<()> {
             pacing: None,
             memory_limit: None,
             block_tokens: 16,
+            kv_type: KvType::F16,
         },
     )?;
     let mut bench = Bench {

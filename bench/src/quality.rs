@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use windlass_engine::Engine;
-use windlass_engine::request::EngineOptions;
+use windlass_engine::request::{EngineOptions, KvType};
 
 /// What is computed.
 #[derive(Debug, clap::Args)]
@@ -13,6 +13,9 @@ pub struct LogitsArgs {
     /// The model file (GGUF).
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
+    /// Keys and values in bytes, as the server's --kv-cache-type q8.
+    #[arg(long)]
+    q8: bool,
     /// JSON: a list of texts, each a list of token ids.
     #[arg(long, value_name = "FILE")]
     texts: PathBuf,
@@ -38,6 +41,7 @@ pub fn write_logits(args: &LogitsArgs) -> Result<()> {
             pacing: None,
             memory_limit: None,
             block_tokens: 16,
+            kv_type: if args.q8 { KvType::Q8 } else { KvType::F16 },
         },
     )?;
     let file = File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;

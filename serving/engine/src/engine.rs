@@ -136,17 +136,12 @@ impl Engine {
                     error,
                 }
             })?;
-        let shape = Shape::read(&gguf, family.name, tokenizer.vocab_size())?;
+        let shape = Shape::read(&gguf, &family, tokenizer.vocab_size())?;
         let sizes = decide(&shape, model::packed_bytes(&gguf), options)?;
-        let weights = model::load(&gguf, &file, family, shape)?;
+        let weights = model::load(&gguf, &file, &family, &shape)?;
         let threads = Pool::new(options.threads).map_err(LoadError::Threads)?;
-        let cache = KvCache::new(
-            shape.layers,
-            shape.kv_heads,
-            shape.head_dim,
-            sizes.limits.block_tokens,
-            sizes.blocks as usize,
-        )?;
+        let cache_shape = shape.cache(sizes.limits.block_tokens, options.kv_type);
+        let cache = KvCache::new(cache_shape, sizes.blocks as usize)?;
         let workspace = Workspace::new(&weights, &threads, sizes.limits.batch_tokens, sizes.limits.sequences)?;
         Ok(Self {
             info: describe(&gguf, family.name, &shape, &sizes, threads.threads()),

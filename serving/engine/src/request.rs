@@ -2,6 +2,8 @@
 //! (with the engine's `Tokenizer` and `ChatTemplate`).
 use std::time::Duration;
 
+pub use windlass_kernels::KvType;
+
 /// Chosen by the caller, unique among the requests that live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -199,6 +201,8 @@ pub struct EngineOptions {
     pub memory_limit: Option<u64>,
     /// Tokens in a KV block.
     pub block_tokens: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
 }
 
 /// What steps in which prompts are read beside answers being written should achieve.

@@ -290,10 +290,12 @@ fn split_rule(gguf: &Gguf) -> Result<(SplitRule, bool), GgufError> {
         Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "lfm2") => {
             (SplitRule::Words { max_digits: 3 }, true)
         }
+        Some("tekken") => (SplitRule::Tekken, true),
         // Files from before the key existed hold GPT-2's vocabulary or one made like it.
         Some("gpt-2" | "phi-2" | "mpt" | "olmo" | "default") | None => (SplitRule::Gpt2, false),
         Some(other) => {
-            let problem = format!("is `{other}`; gpt-2, smollm, qwen2 and llama-bpe (and their aliases) are supported");
+            let problem =
+                format!("is `{other}`; gpt-2, smollm, qwen2, llama-bpe and tekken (and their aliases) are supported");
             return Err(gguf.metadata_error(PRE, problem));
         }
     })

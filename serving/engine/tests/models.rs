@@ -9,10 +9,11 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Usage};
+use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Sampling, Usage};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const QWEN: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
+const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
 
 /// Where the peer's two best tokens are nearer than this, either may win: quantised activations differ by
 /// about as much (logits span some 30 units).
@@ -38,6 +39,7 @@ fn options() -> EngineOptions {
         pacing: None,
         memory_limit: None,
         block_tokens: 16,
+        kv_type: KvType::F16,
     }
 }
 
@@ -83,7 +85,9 @@ fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage
 }
 
 fn prompts(engine: &Engine) -> Vec<Vec<u32>> {
-    let long = "A long report about the weather on the coast, written every morning at six. ".repeat(12);
+    // For a model whose layers look back 512 tokens, more than that.
+    let times = if engine.info().architecture == "gemma3" { 40 } else { 12 };
+    let long = "A long report about the weather on the coast, written every morning at six. ".repeat(times);
     [
         "The capital of France is",
         "def add(a, b):",
@@ -125,7 +129,7 @@ fn agrees_with_the_peer(file: &str, golden: &str) {
         let tokens = numbers(&case["tokens"]);
         let given = case["given"].as_u64().unwrap() as usize;
         if let Some(prompt) = case["prompt"].as_str() {
-            assert_eq!(tokenizer.encode(prompt, true), tokens[..given], "tokens of {prompt:?}");
+            assert_eq!(tokenizer.encode_prompt(prompt), tokens[..given], "tokens of {prompt:?}");
         }
         let positions = numbers(&case["positions"]);
         let requests = (0..).zip(&positions).map(|(id, &last)| Request {
@@ -163,9 +167,15 @@ fn qwen2_predicts_the_tokens_that_llama_cpp_predicts() {
 }
 
 #[test]
+fn gemma3_predicts_the_tokens_that_llama_cpp_predicts() {
+    agrees_with_the_peer(GEMMA, "gemma3-270m.json");
+}
+
+#[test]
 fn requests_together_get_the_tokens_that_they_get_alone() {
     together_is_as_alone(SMOLLM2, 24);
     together_is_as_alone(QWEN, 8);
+    together_is_as_alone(GEMMA, 8);
 }
 
 fn together_is_as_alone(file: &str, max_tokens: usize) {
@@ -187,12 +197,21 @@ fn together_is_as_alone(file: &str, max_tokens: usize) {
 
 #[test]
 fn threads_chunks_and_block_sizes_do_not_change_a_token() {
-    no_way_to_cut_the_work_changes_a_token(SMOLLM2, &[(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)], 16);
-    no_way_to_cut_the_work_changes_a_token(QWEN, &[(1, 512, 16), (2, 24, 8)], 6);
+    use KvType::{F16, Q8};
+    let smol = [(1, 512, 16), (2, 512, 32), (2, 16, 16), (1, 64, 8)];
+    no_way_to_cut_the_work_changes_a_token(SMOLLM2, F16, &smol, 16);
+    no_way_to_cut_the_work_changes_a_token(SMOLLM2, Q8, &[(1, 512, 16), (2, 24, 8)], 16);
+    no_way_to_cut_the_work_changes_a_token(QWEN, F16, &[(1, 512, 16), (2, 24, 8)], 6);
+    no_way_to_cut_the_work_changes_a_token(GEMMA, F16, &[(1, 512, 16), (2, 24, 8), (2, 300, 32)], 6);
 }
 
 /// `ways`: threads, tokens of a step, tokens of a block.
-fn no_way_to_cut_the_work_changes_a_token(file: &str, ways: &[(usize, usize, usize)], max_tokens: usize) {
+fn no_way_to_cut_the_work_changes_a_token(
+    file: &str,
+    kv_type: KvType,
+    ways: &[(usize, usize, usize)],
+    max_tokens: usize,
+) {
     let mut expected = None;
     for &(threads, max_batch_tokens, block_tokens) in ways {
         let mut engine = load(
@@ -201,6 +220,7 @@ fn no_way_to_cut_the_work_changes_a_token(file: &str, ways: &[(usize, usize, usi
                 threads,
                 max_batch_tokens,
                 block_tokens,
+                kv_type,
                 ..options()
             },
         );
@@ -320,4 +340,44 @@ fn a_chat_is_rendered_by_the_models_own_template() {
         ends, 2,
         "one for the system's message, one for the user's; none for what the user wrote"
     );
+}
+
+/// A model as Gemma's are, with a template; the real file is of the base model, and has none.
+#[test]
+fn a_chat_with_gemmas_turns_begins_with_one_bos_and_ends_where_the_turn_ends() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tiny/gemma3.gguf");
+    let small = EngineOptions {
+        context_length: Some(256),
+        ..options()
+    };
+    let engine = Engine::load(&path, &small).unwrap();
+    let tokenizer = engine.tokenizer();
+    let messages = serde_json::json!([
+        {"role": "user", "content": " Hi <end_of_turn><bos>"},
+        {"role": "assistant", "content": "Ho"},
+    ]);
+    let options = windlass_engine::chat::RenderOptions {
+        add_generation_prompt: true,
+        ..Default::default()
+    };
+    let prompt = engine.chat_template().render(&messages, &options).unwrap();
+    let text = "<bos><start_of_turn>user\nHi <end_of_turn><bos><end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n\
+                <start_of_turn>model\n";
+    assert_eq!(prompt.text(), text);
+    let tokens = tokenizer.encode_rendered(&prompt);
+    let (bos, end) = (tokenizer.bos().unwrap(), tokenizer.encode("<end_of_turn>", true)[0]);
+    let count = |token| tokens.iter().filter(|&&other| other == token).count();
+    assert_eq!((tokens[0], count(bos), count(end)), (bos, 1, 2), "the user's are text");
+    assert!(tokenizer.is_eog(end) && tokenizer.is_eog(tokenizer.eos().unwrap()));
+    assert_eq!(tokenizer.encode_prompt("<bos>Hi"), tokenizer.encode_prompt("Hi"));
+}
+
+#[test]
+fn gemmas_turns_are_tokens_of_its_vocabulary() {
+    let engine = load(GEMMA, &options());
+    let tokenizer = engine.tokenizer();
+    // As llama.cpp has them.
+    assert_eq!(tokenizer.encode_prompt("Hi <end_of_turn>"), [2, 10979, 236743, 106]);
+    assert!(tokenizer.is_eog(106) && tokenizer.is_eog(1) && !tokenizer.is_eog(105));
+    assert!(tokenizer.piece(106).is_empty());
 }

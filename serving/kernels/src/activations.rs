@@ -5,7 +5,7 @@
 
 use crate::buffer::{Buffer, OutOfMemory, Plain};
 use crate::isa::Isa;
-use crate::lanes::{LANES, lanes_fn};
+use crate::lanes::{LANES, Lanes, lanes_fn};
 use crate::pool::Shared;
 
 /// Rows that are stored together and that one pass of a kernel takes.
@@ -209,6 +209,31 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Gives the scale with which `value = scale * quant`: 0 with zeros for a block of next to nothing, NaN with zeros for
+/// one with a value that is not finite.
+#[inline(always)]
+pub(crate) fn quantize_block<L: Lanes>(l: L, block: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> f32 {
+    let mut largest = l.splat(0.0);
+    // x - x is NaN exactly for what is not finite; a sum of zeros stays zero.
+    let mut wrong = l.splat(0.0);
+    for eight in block.as_chunks::<LANES>().0 {
+        let v = l.load(eight);
+        largest = l.max(l.abs(v), largest);
+        wrong = l.add(wrong, l.sub(v, v));
+    }
+    let finite = l.sum(wrong) == 0.0;
+    let largest = l.max_of(largest);
+    *quants = [0; BLOCK];
+    if !finite {
+        return f32::NAN;
+    }
+    if largest < TINY {
+        return 0.0;
+    }
+    l.quantize(block, QMAX / largest, quants);
+    largest / QMAX
+}
+
 lanes_fn! {
     /// Quantises values into their blocks, and keeps them as floats where those are wanted.
     fn quantize(l, values: &[f32], lane: Lane<'_>, floats: Option<&mut [f32]>) {
@@ -218,29 +243,13 @@ lanes_fn! {
         last[..rest.len()].copy_from_slice(rest);
         let last = (!rest.is_empty()).then_some(&last);
         for (index, block) in blocks.iter().chain(last).enumerate() {
-            let mut largest = l.splat(0.0);
-            // x - x is NaN exactly for what is not finite; a sum of zeros stays zero.
-            let mut wrong = l.splat(0.0);
-            for eight in block.as_chunks::<LANES>().0 {
-                let v = l.load(eight);
-                largest = l.max(l.abs(v), largest);
-                wrong = l.add(wrong, l.sub(v, v));
-            }
-            let finite = l.sum(wrong) == 0.0;
-            let largest = l.max_of(largest);
             let mut quants = [0; BLOCK];
-            if !finite {
-                lane.set(index, &quants, f32::NAN, [0; 2]);
-            } else if largest >= TINY {
-                l.quantize(block, QMAX / largest, &mut quants);
-                lane.set(index, &quants, largest / QMAX, l.half_sums(&quants));
-            } else {
-                lane.set(index, &quants, 0.0, [0; 2]);
-            }
+            let scale = quantize_block(l, block, &mut quants);
+            lane.set(index, &quants, scale, l.half_sums(&quants));
             if let Some(floats) = &mut floats {
                 let end = floats.len().min((index + 1) * BLOCK);
                 let floats = &mut floats[index * BLOCK..end];
-                if finite {
+                if !scale.is_nan() {
                     floats.copy_from_slice(&block[..floats.len()]);
                 } else {
                     floats.fill(f32::NAN);

@@ -4,14 +4,17 @@
 //! The result of a row depends on its query, its position and the keys and values of its sequence
 //! alone. Positions are cut into splits of 256 whatever the block size; in a split the softmax has
 //! its own maximum, sums of exponentials are kept in 8 lanes by position and added as a fixed tree,
-//! values are added in the order of the positions; splits are merged in order.
+//! values are added in the order of the positions; splits are merged in order. With a window, a row
+//! attends to the last positions only, its own included; eights and splits that no row sees are not read.
 
 #[cfg(test)]
 mod tests;
 
+use crate::activations::BLOCK;
 use crate::isa::Isa;
-use crate::kv::{EIGHT, SharedKv};
+use crate::kv::{EIGHT, Element, SharedKv, View};
 use crate::lanes::{LANES, Lanes, lanes_fn};
+use std::ops::Range;
 
 /// Positions of a split: scores of 256 tokens and their values stay in the first-level cache.
 const SPLIT: usize = 256;
@@ -25,8 +28,10 @@ const PASS: usize = 4;
 pub(crate) struct Rows<'a> {
     /// The blocks of the sequence, in order; they hold at least `position + count` tokens.
     pub(crate) blocks: &'a [u32],
-    /// Position of the first row; row `i` attends to positions `0..=position + i`.
+    /// Position of the first row; row `i` attends to the last `window` of the positions `0..=position + i`.
     pub(crate) position: usize,
+    /// Above 0; `usize::MAX` for all positions.
+    pub(crate) window: usize,
     /// Rows, at least one.
     pub(crate) count: usize,
 }
@@ -92,125 +97,159 @@ pub(crate) unsafe fn attend(
     rows: Rows<'_>,
     scratch: &mut Scratch,
 ) {
-    let tokens = rows.blocks.len() * cache.block_tokens();
+    let shape = cache.shape();
+    let tokens = rows.blocks.len() * shape.block_tokens;
     assert!(
-        rows.position + rows.count <= tokens && rows.count > 0,
-        "attention: position {} + {} in blocks of {tokens}",
+        rows.position + rows.count <= tokens && rows.count > 0 && rows.window > 0,
+        "attention: position {} + {}, window {}, in blocks of {tokens}",
         rows.position,
-        rows.count
+        rows.count,
+        rows.window
     );
     assert!(
-        scratch.rows == rows.count && scratch.dim == cache.head_dim(),
+        scratch.rows == rows.count && scratch.dim == shape.head_dim,
         "attention: queries of other rows"
     );
-    let keys = Keys {
-        cache,
-        layer,
-        head,
-        blocks: rows.blocks,
-    };
-    attend_on(isa, &keys, rows.position, scratch);
+    match cache {
+        SharedKv::F16(view) => attend_halves(isa, &Keys::new(view, layer, head, &rows), &rows, scratch),
+        SharedKv::Q8(view) => attend_bytes(isa, &Keys::new(view, layer, head, &rows), &rows, scratch),
+    }
 }
 
 /// The keys and values that one item reads. Only `attend` makes one: its contract holds for as long as this lives.
-struct Keys<'a> {
-    cache: SharedKv<'a>,
+struct Keys<'a, E> {
+    view: View<'a, E>,
     layer: usize,
     head: usize,
     blocks: &'a [u32],
 }
 
-impl Keys<'_> {
-    #[inline(always)]
-    fn keys(&self, position: usize) -> &[[u16; EIGHT]] {
-        let tokens = self.cache.block_tokens();
-        // SAFETY: the contract of `attend`.
-        unsafe {
-            self.cache
-                .key_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens)
+impl<'a, E: Element> Keys<'a, E> {
+    fn new(view: View<'a, E>, layer: usize, head: usize, rows: &Rows<'a>) -> Self {
+        Keys {
+            view,
+            layer,
+            head,
+            blocks: rows.blocks,
         }
     }
 
     #[inline(always)]
-    fn values(&self, position: usize) -> &[u16] {
-        let tokens = self.cache.block_tokens();
+    fn keys(&self, position: usize) -> &[[E; EIGHT]] {
+        let (block, slot) = self.place(position);
         // SAFETY: the contract of `attend`.
-        unsafe {
-            self.cache
-                .value_eight(self.layer, self.blocks[position / tokens], self.head, position % tokens)
-        }
+        unsafe { self.view.key_eight(self.layer, block, self.head, slot) }
+    }
+
+    #[inline(always)]
+    fn values(&self, position: usize) -> &[E] {
+        let (block, slot) = self.place(position);
+        // SAFETY: the contract of `attend`.
+        unsafe { self.view.value_eight(self.layer, block, self.head, slot) }
+    }
+
+    /// Scales of the keys and of the values, none of elements that have none.
+    #[inline(always)]
+    fn scales(&self, position: usize) -> [&[[f32; EIGHT]]; 2] {
+        let (block, slot) = self.place(position);
+        // SAFETY: the contract of `attend`.
+        unsafe { self.view.scales(self.layer, block, self.head, slot) }
+    }
+
+    #[inline(always)]
+    fn place(&self, position: usize) -> (u32, usize) {
+        let tokens = self.view.block_tokens();
+        (self.blocks[position / tokens], position % tokens)
     }
 }
 
 lanes_fn! {
-    /// Attention of all vectors of `scratch`, the first row at `position`.
-    fn attend_on(l, keys: &Keys<'_>, position: usize, scratch: &mut Scratch) {
-        let vectors = scratch.rows * scratch.ratio;
-        for first in (0..position + scratch.rows).step_by(SPLIT) {
-            // Tokens of this split that a vector sees; rows rise in position, so the counts do too.
-            let ratio = scratch.ratio;
-            let seen = |vector: usize| (position + vector / ratio + 1).saturating_sub(first).min(SPLIT);
-            score(l, keys, first, seen(vectors - 1), scratch);
-            scratch.split.fill(0.0);
-            let mut sums = [0.0; VECTORS];
-            let mut maxima = [0.0; VECTORS];
-            // More vectors than VECTORS come only from one row with many heads: they go in parts.
-            for from in (0..vectors).step_by(VECTORS) {
-                let part = from..(from + VECTORS).min(vectors);
-                for vector in part.clone() {
-                    let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
-                    (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen(vector));
-                }
-                weigh(l, keys, first, part.clone(), &seen, scratch);
-                for vector in part {
-                    if seen(vector) > 0 {
-                        merge(l, scratch, vector, first == 0, maxima[vector - from], sums[vector - from]);
-                    }
+    fn attend_halves(l, keys: &Keys<'_, u16>, rows: &Rows<'_>, scratch: &mut Scratch) {
+        attend_on(l, keys, rows.position, rows.window, scratch);
+    }
+}
+
+lanes_fn! {
+    fn attend_bytes(l, keys: &Keys<'_, i8>, rows: &Rows<'_>, scratch: &mut Scratch) {
+        attend_on(l, keys, rows.position, rows.window, scratch);
+    }
+}
+
+/// Attention of all vectors of `scratch`, the first row at `position`.
+#[inline(always)]
+fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, window: usize, scratch: &mut Scratch) {
+    let (vectors, ratio) = (scratch.rows * scratch.ratio, scratch.ratio);
+    // The first position that a vector sees, and one past the last; rows rise in position, so both do.
+    let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
+    let end = |vector: usize| position + vector / ratio + 1;
+    for first in (start(0) / SPLIT * SPLIT..end(vectors - 1)).step_by(SPLIT) {
+        // The tokens of this split that a vector sees; of some splits none.
+        let tokens = |vector: usize| start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT);
+        score(l, keys, first, tokens(0).start..tokens(vectors - 1).end, scratch);
+        scratch.split.fill(0.0);
+        let mut sums = [0.0; VECTORS];
+        let mut maxima = [0.0; VECTORS];
+        let mut seen = [const { 0..0 }; VECTORS];
+        // More vectors than VECTORS come only from one row with many heads: they go in parts.
+        for from in (0..vectors).step_by(VECTORS) {
+            let part = from..(from + VECTORS).min(vectors);
+            for (vector, seen) in part.clone().zip(&mut seen) {
+                *seen = tokens(vector);
+                let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
+                (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen.clone());
+            }
+            weigh(l, keys, first, from, &seen[..part.len()], scratch);
+            for (vector, seen) in part.zip(&seen) {
+                if !seen.is_empty() {
+                    let is_first = start(vector) >= first;
+                    merge(l, scratch, vector, is_first, maxima[vector - from], sums[vector - from]);
                 }
             }
         }
-        for vector in 0..vectors {
-            let sum = l.splat(scratch.sum[vector]);
-            let dim = scratch.dim;
-            for eight in scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0 {
-                l.store(l.div(l.load(eight), sum), eight);
-            }
+    }
+    for vector in 0..vectors {
+        let sum = l.splat(scratch.sum[vector]);
+        let dim = scratch.dim;
+        for eight in scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0 {
+            l.store(l.div(l.load(eight), sum), eight);
         }
     }
 }
 
-/// Scores of all vectors against tokens `first..first + count`, rounded up to eights.
+/// Scores of all vectors against `tokens` of the split that begins at `first`, in whole eights.
 #[inline(always)]
-fn score<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, count: usize, scratch: &mut Scratch) {
+fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, first: usize, tokens: Range<usize>, scratch: &mut Scratch) {
     let vectors = scratch.rows * scratch.ratio;
-    for token in (0..count).step_by(EIGHT) {
+    for token in (tokens.start / EIGHT * EIGHT..tokens.end).step_by(EIGHT) {
         let position = first + token;
         // Blocks lie anywhere, so the processor cannot guess the next one: the values are asked for while the keys
         // are scored, and the keys two eights ahead.
         l.prefetch(keys.values(position));
-        if token + 2 * EIGHT < count {
+        if token + 2 * EIGHT < tokens.end {
             l.prefetch(keys.keys(position + 2 * EIGHT).as_flattened());
         }
-        let keys = keys.keys(position);
+        let ([scales, _], keys) = (keys.scales(position), keys.keys(position));
         let mut vector = 0;
         while vector + PASS <= vectors {
-            score_pass::<L, PASS>(l, keys, vector, token, scratch);
+            score_pass::<L, E, PASS>(l, keys, scales, vector, token, scratch);
             vector += PASS;
         }
         match vectors - vector {
-            1 => score_pass::<L, 1>(l, keys, vector, token, scratch),
-            2 => score_pass::<L, 2>(l, keys, vector, token, scratch),
-            3 => score_pass::<L, 3>(l, keys, vector, token, scratch),
+            1 => score_pass::<L, E, 1>(l, keys, scales, vector, token, scratch),
+            2 => score_pass::<L, E, 2>(l, keys, scales, vector, token, scratch),
+            3 => score_pass::<L, E, 3>(l, keys, scales, vector, token, scratch),
             _ => {}
         }
     }
 }
 
-/// Scores of `N` vectors against eight tokens: even and odd dimensions apart, added at the end.
+/// Scores of `N` vectors against eight tokens: even and odd dimensions apart, added at the end, or at the end of each
+/// 32 dimensions that share a scale.
 #[inline(always)]
-fn score_pass<L: Lanes, const N: usize>(
+fn score_pass<L: Lanes, E: Element, const N: usize>(
     l: L,
-    keys: &[[u16; EIGHT]],
+    keys: &[[E; EIGHT]],
+    scales: &[[f32; EIGHT]],
     vector: usize,
     token: usize,
     scratch: &mut Scratch,
@@ -221,30 +260,47 @@ fn score_pass<L: Lanes, const N: usize>(
         std::array::from_fn(|n| &scratch.queries[(vector + n) * dim..][..dim].as_chunks::<2>().0[..pairs.len()]);
     let mut even = [l.splat(0.0); N];
     let mut odd = [l.splat(0.0); N];
+    let mut scaled = [l.splat(0.0); N];
     for (pair, keys) in pairs.iter().enumerate() {
-        let (k0, k1) = (l.load_f16(&keys[0]), l.load_f16(&keys[1]));
+        let (k0, k1) = (E::load(l, &keys[0]), E::load(l, &keys[1]));
         for n in 0..N {
             let [q0, q1] = queries[n][pair];
             even[n] = l.fma(l.splat(q0), k0, even[n]);
             odd[n] = l.fma(l.splat(q1), k1, odd[n]);
         }
+        if E::HAS_SCALE && pair % (BLOCK / 2) == BLOCK / 2 - 1 {
+            let scale = l.load(&scales[pair / (BLOCK / 2)]);
+            for n in 0..N {
+                scaled[n] = l.fma(l.add(even[n], odd[n]), scale, scaled[n]);
+                (even[n], odd[n]) = (l.splat(0.0), l.splat(0.0));
+            }
+        }
     }
     for n in 0..N {
         let at = (vector + n) * SPLIT + token;
         if let Some(scores) = scratch.scores[at..].first_chunk_mut::<LANES>() {
-            l.store(l.add(even[n], odd[n]), scores);
+            let score = if E::HAS_SCALE {
+                scaled[n]
+            } else {
+                l.add(even[n], odd[n])
+            };
+            l.store(score, scores);
         }
     }
 }
 
-/// Replaces the first `count` scores by exp(score - max) and what follows in the last eight by zeros;
-/// returns the maximum and the sum.
+/// Replaces the scores of `tokens` by exp(score - max), and what is beside them in the first and last eight by zeros;
+/// returns the maximum and the sum. Eights outside count for nothing, as zeros would.
 #[inline(always)]
-fn exponentials<L: Lanes>(l: L, scores: &mut [f32], count: usize) -> (f32, f32) {
-    let eights = &mut scores.as_chunks_mut::<LANES>().0[..count.div_ceil(LANES)];
+fn exponentials<L: Lanes>(l: L, scores: &mut [f32], tokens: Range<usize>) -> (f32, f32) {
+    let first = (tokens.start / LANES).min(tokens.end.div_ceil(LANES));
+    let eights = &mut scores.as_chunks_mut::<LANES>().0[first..tokens.end.div_ceil(LANES)];
+    // Tokens that the row does not see: whatever their keys are, their weight is exp(-inf) = 0.
+    if let Some(eight) = eights.first_mut() {
+        eight[..tokens.start % LANES].fill(f32::NEG_INFINITY);
+    }
     if let Some(last) = eights.last_mut() {
-        // Tokens beyond the row's position: whatever their keys are, their weight is exp(-inf) = 0.
-        last[count - (count - 1) / LANES * LANES..].fill(f32::NEG_INFINITY);
+        last[tokens.end - (tokens.end - 1) / LANES * LANES..].fill(f32::NEG_INFINITY);
     }
     let mut max = l.splat(f32::NEG_INFINITY);
     for eight in eights.iter() {
@@ -260,38 +316,38 @@ fn exponentials<L: Lanes>(l: L, scores: &mut [f32], count: usize) -> (f32, f32) 
     (max, l.sum(sum))
 }
 
-/// Adds the values of the split, weighted, for the vectors of `part`.
+/// Adds the values of the split, weighted, for the vectors from `from` on; `seen` are the tokens that each of them sees.
 #[inline(always)]
-fn weigh<L: Lanes>(
+fn weigh<L: Lanes, E: Element>(
     l: L,
-    keys: &Keys<'_>,
+    keys: &Keys<'_, E>,
     first: usize,
-    part: std::ops::Range<usize>,
-    seen: &impl Fn(usize) -> usize,
+    from: usize,
+    seen: &[Range<usize>],
     scratch: &mut Scratch,
 ) {
     let Scratch { scores, split, dim, .. } = scratch;
     let dim = *dim;
-    let most = part.clone().next_back().map_or(0, seen);
-    for token in (0..most).step_by(EIGHT) {
-        let values = keys.values(first + token);
-        let mut vector = part.start;
-        while vector < part.end {
+    let (Some(lowest), Some(highest)) = (seen.first(), seen.last()) else {
+        return;
+    };
+    for token in (lowest.start / EIGHT * EIGHT..highest.end).step_by(EIGHT) {
+        let ([_, scales], values) = (keys.scales(first + token), keys.values(first + token));
+        let sees_all = |seen: &Range<usize>| seen.start <= token && token + EIGHT <= seen.end;
+        let mut at = 0;
+        while at < seen.len() {
             // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.
-            // Counts rise with the vectors, so those from the first that sees all eight on go together.
-            let tokens = seen(vector).saturating_sub(token).min(EIGHT);
-            let together = if tokens == EIGHT {
-                PASS.min(part.end - vector)
-            } else {
-                1
-            };
+            // Vectors that see all eight are neighbours, and go together.
+            let tokens = seen[at].start.saturating_sub(token)..seen[at].end.saturating_sub(token).min(EIGHT);
+            let together = seen[at..].iter().take(PASS).take_while(|seen| sees_all(seen)).count();
+            let vector = from + at;
             match together {
-                1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
-                2 => weigh_rows::<L, 2>(l, values, dim, tokens, vector, token, scores, split),
-                3 => weigh_rows::<L, 3>(l, values, dim, tokens, vector, token, scores, split),
-                _ => weigh_rows::<L, PASS>(l, values, dim, tokens, vector, token, scores, split),
+                0 | 1 => weigh_rows::<L, E, 1>(l, values, scales, dim, tokens, vector, token, scores, split),
+                2 => weigh_rows::<L, E, 2>(l, values, scales, dim, tokens, vector, token, scores, split),
+                3 => weigh_rows::<L, E, 3>(l, values, scales, dim, tokens, vector, token, scores, split),
+                _ => weigh_rows::<L, E, PASS>(l, values, scales, dim, tokens, vector, token, scores, split),
             }
-            vector += together;
+            at += together.max(1);
         }
     }
 }
@@ -299,11 +355,12 @@ fn weigh<L: Lanes>(
 /// All dimensions of `N` vectors, two registers of them at a time.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn weigh_rows<L: Lanes, const N: usize>(
+fn weigh_rows<L: Lanes, E: Element, const N: usize>(
     l: L,
-    values: &[u16],
+    values: &[E],
+    scales: &[[f32; EIGHT]],
     dim: usize,
-    tokens: usize,
+    tokens: Range<usize>,
     vector: usize,
     token: usize,
     scores: &[f32],
@@ -311,23 +368,24 @@ fn weigh_rows<L: Lanes, const N: usize>(
 ) {
     let mut at = 0;
     while at + 2 * LANES <= dim {
-        weigh_pass::<L, N, 2>(l, values, dim, at, tokens, vector, token, scores, split);
+        weigh_pass::<L, E, N, 2>(l, values, scales, dim, at, tokens.clone(), vector, token, scores, split);
         at += 2 * LANES;
     }
     if at < dim {
-        weigh_pass::<L, N, 1>(l, values, dim, at, tokens, vector, token, scores, split);
+        weigh_pass::<L, E, N, 1>(l, values, scales, dim, at, tokens, vector, token, scores, split);
     }
 }
 
 /// `split += weight * value` over `tokens` of eight tokens, for `N` vectors and `W` registers of dimensions from `at`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
+fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
     l: L,
-    values: &[u16],
+    values: &[E],
+    scales: &[[f32; EIGHT]],
     dim: usize,
     at: usize,
-    tokens: usize,
+    tokens: Range<usize>,
     vector: usize,
     token: usize,
     scores: &[f32],
@@ -342,11 +400,15 @@ fn weigh_pass<L: Lanes, const N: usize, const W: usize>(
         }
         weights[n] = &scores[(vector + n) * SPLIT + token..].as_chunks::<EIGHT>().0[0];
     }
-    for (t, row) in values.chunks_exact(dim).take(tokens).enumerate().take(EIGHT) {
+    let rows = values.chunks_exact(dim).take(tokens.end).skip(tokens.start);
+    for (t, row) in (tokens.start..EIGHT).zip(rows) {
         let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
         let mut value = [l.splat(0.0); W];
         for w in 0..W {
-            value[w] = l.load_f16(&row[w]);
+            value[w] = E::load(l, &row[w]);
+            if E::HAS_SCALE {
+                value[w] = l.mul(value[w], l.splat(scales[at / BLOCK][t]));
+            }
         }
         for n in 0..N {
             let weight = l.splat(weights[n][t]);

@@ -12,6 +12,9 @@
 //!
 //! The norms before 1 and 5 are a stage of their own only for more than four rows; of few, every thread makes its own
 //! copy, which is cheaper than waiting.
+//!
+//! What some models do besides costs no wait: norms of queries and keys belong to the items that rotate them, and a
+//! norm behind 4 or 6 goes, with the addition, to the norm that follows, which needs whole rows anyway.
 
 mod pass;
 mod workspace;
@@ -24,6 +27,7 @@ use crate::matrix::Matrix;
 use crate::pool::Pool;
 use crate::rope::Rope;
 use pass::Pass;
+use std::num::NonZeroUsize;
 
 /// A matrix, and what is added to its product.
 pub struct Projection {
@@ -37,6 +41,12 @@ pub struct Projection {
 pub struct Layer {
     /// Before the attention.
     pub attention_norm: Vec<f32>,
+    /// Of each query head, before it is rotated.
+    pub q_norm: Option<Vec<f32>>,
+    /// Of each key head, before it is rotated.
+    pub k_norm: Option<Vec<f32>>,
+    /// Of what the attention adds to the hidden state.
+    pub post_attention_norm: Option<Vec<f32>>,
     /// Queries.
     pub q: Projection,
     /// Keys.
@@ -53,6 +63,21 @@ pub struct Layer {
     pub up: Matrix,
     /// Down.
     pub down: Matrix,
+    /// Of what the feed-forward network adds to the hidden state.
+    pub post_feed_forward_norm: Option<Vec<f32>>,
+    /// Which of the decoder's rotations its queries and keys have.
+    pub rope: usize,
+    /// How many positions a token attends to, its own and those before; all if there is none.
+    pub window: Option<NonZeroUsize>,
+}
+
+/// What the gate goes through before it is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// GELU with the hyperbolic tangent.
+    Gelu,
 }
 
 /// All weights of a model, and the numbers that its matrices do not say.
@@ -65,8 +90,14 @@ pub struct Decoder {
     pub layers: Vec<Layer>,
     /// Before the head.
     pub final_norm: Vec<f32>,
-    /// The rotation of queries and keys.
-    pub rope: Rope,
+    /// The rotations of queries and keys, for heads of this size.
+    pub ropes: Vec<Rope>,
+    /// Embeddings are multiplied by it.
+    pub embedding_scale: f32,
+    /// Scores of the attention are multiplied by it.
+    pub attention_scale: f32,
+    /// Of the feed-forward networks.
+    pub activation: Activation,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -116,6 +147,16 @@ impl Decoder {
 
     fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    fn angles_len(&self) -> usize {
+        self.ropes.iter().map(Rope::angles_len).sum()
+    }
+
+    /// Whether anything is normalised between a product and the hidden state.
+    fn has_post_norms(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.post_attention_norm.is_some() || layer.post_feed_forward_norm.is_some())
     }
 
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {

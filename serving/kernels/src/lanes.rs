@@ -21,6 +21,8 @@ pub(crate) trait Lanes: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::F;
     /// The eight IEEE halves whose bits are given, in order.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// The eight small integers, in order.
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F;
     /// The lanes in order.
     fn store(self, v: Self::F, out: &mut [f32; LANES]);
     /// `a + b`.
@@ -54,8 +56,8 @@ pub(crate) trait Lanes: Copy {
     /// The sums of the first and of the last 16.
     fn half_sums(self, x: &[i8; 32]) -> [i16; 2];
 
-    /// A hint that these halves are read soon.
-    fn prefetch(self, x: &[u16]);
+    /// A hint that this is read soon.
+    fn prefetch<T>(self, x: &[T]);
 
     /// Up to eight values; the missing lanes are `fill`.
     #[inline(always)]
@@ -133,6 +135,10 @@ impl Lanes for Scalar {
         each(|i| f16::from_bits(x[i]).to_f32())
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F {
+        each(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
     fn store(self, v: Self::F, out: &mut [f32; LANES]) {
         *out = v;
     }
@@ -196,7 +202,7 @@ impl Lanes for Scalar {
         [sum(&x[..16]), sum(&x[16..])]
     }
     #[inline(always)]
-    fn prefetch(self, _: &[u16]) {}
+    fn prefetch<T>(self, _: &[T]) {}
 }
 
 /// Defines `fn name(isa: Isa, …)` from a body over any lanes `l`, compiled once for each kind.

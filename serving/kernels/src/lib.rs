@@ -33,10 +33,10 @@ mod sample;
 
 pub use batch::{Batch, Want};
 pub use buffer::OutOfMemory;
-pub use decoder::{Decoder, Layer, Projection, Workspace, WorkspaceSizes};
+pub use decoder::{Activation, Decoder, Layer, Projection, Workspace, WorkspaceSizes};
 pub use dequantize::{DequantizeError, dequantize};
 pub use isa::{Isa, cpu};
-pub use kv::{KvCache, KvError};
+pub use kv::{KvCache, KvError, KvShape, KvType};
 pub use matrix::{Matrix, PackError};
 pub use ops::{argmax, logsumexp, softmax};
 pub use pool::Pool;

@@ -73,6 +73,30 @@ fn silu_mul_eight<L: Lanes>(l: L, gate: L::F, up: L::F) -> L::F {
 }
 
 lanes_fn! {
+    /// `out = gelu(gate) * up`, element by element, with the tanh form of GELU (Hendrycks and Gimpel, "Gaussian error
+    /// linear units", 2016): `x / 2 * (1 + tanh(u))` is `x / (1 + exp(-2u))`, with u = sqrt(2 / pi) * (x + 0.044715 x^3).
+    pub(crate) fn gelu_mul_on(l, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len(), "gelu_mul: lengths differ");
+        let (gates, gate) = gate.as_chunks::<LANES>();
+        let (ups, up) = up.as_chunks::<LANES>();
+        let (outs, out) = out.as_chunks_mut::<LANES>();
+        for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+            l.store(gelu_mul_eight(l, l.load(gate), l.load(up)), out);
+        }
+        let y = l.to_array(gelu_mul_eight(l, l.load_part(gate, 0.0), l.load_part(up, 0.0)));
+        out.copy_from_slice(&y[..out.len()]);
+    }
+}
+
+#[inline(always)]
+fn gelu_mul_eight<L: Lanes>(l: L, gate: L::F, up: L::F) -> L::F {
+    // -2 sqrt(2 / pi), and that times 0.044715.
+    let (linear, cubic) = (l.splat(-1.595_769), l.splat(-0.071_354_82));
+    let exponent = l.mul(gate, l.fma(l.mul(gate, gate), cubic, linear));
+    l.mul(l.div(gate, l.add(l.splat(1.0), l.exp(exponent))), up)
+}
+
+lanes_fn! {
     /// The largest element; minus infinity if there is none but NaN.
     pub(crate) fn largest_on(l, x: &[f32]) -> f32 {
         let (eights, rest) = x.as_chunks::<LANES>();
@@ -166,6 +190,31 @@ mod tests {
                     (f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(1e-30),
                     "{g}: {got}, not {want}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn gelu_equals_plain_arithmetic_and_itself_everywhere() {
+        for len in LENGTHS {
+            let mut gate: Vec<f32> = Random::new(36).floats(len).iter().map(|x| x * 12.0).collect();
+            gate[0] = -1e20;
+            let up = Random::new(37).floats(len);
+            let mut out = [vec![0.0; len], vec![0.0; len]];
+            for (isa, out) in both().into_iter().zip(&mut out) {
+                gelu_mul_on(isa, &gate, &up, out);
+            }
+            assert_eq!(bits(&out[0]), bits(&out[1]));
+            assert!(
+                out[0][0].abs() < 1e-10,
+                "far below zero nothing is left, not {}",
+                out[0][0]
+            );
+            for ((got, g), u) in out[0].iter().zip(&gate).zip(&up).skip(1) {
+                let (g, u) = (f64::from(*g), f64::from(*u));
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
+                let want = 0.5 * g * (1.0 + inner.tanh()) * u;
+                assert!((f64::from(*got) - want).abs() < 3e-6, "{g}: {got}, not {want}");
             }
         }
     }

@@ -74,6 +74,11 @@ pub struct Args {
     #[arg(long, env = "WINDLASS_MEMORY_LIMIT", value_name = "BYTES", value_parser = bytes)]
     pub memory_limit: Option<u64>,
 
+    /// How keys and values of the tokens are kept: q8 takes 9/16 of the memory of f16, so more and longer requests fit,
+    /// and is a little less exact.
+    #[arg(long, env = "WINDLASS_KV_CACHE_TYPE", value_name = "TYPE", value_enum, default_value_t = KvCacheType::F16)]
+    pub kv_cache_type: KvCacheType,
+
     /// How long a drain waits for running and queued requests.
     #[arg(long, env = "WINDLASS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -89,6 +94,15 @@ pub struct Args {
     /// What to log: error, warn, info, debug, or a filter such as windlass_server=debug.
     #[arg(long, env = "WINDLASS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheType {
+    /// IEEE halves.
+    F16,
+    /// Signed bytes, 32 with a scale.
+    Q8,
 }
 
 /// Formats of the log.

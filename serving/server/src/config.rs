@@ -1,10 +1,10 @@
 //! What the arguments mean on this machine: every default is decided here, once.
-use crate::args::{Args, LogFormat};
+use crate::args::{Args, KvCacheType, LogFormat};
 use crate::machine;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use windlass_engine::request::{EngineOptions, Pacing};
+use windlass_engine::request::{EngineOptions, KvType, Pacing};
 
 /// Tokens in a KV block: prefixes are shared in these units.
 const BLOCK_TOKENS: usize = 16;
@@ -51,6 +51,10 @@ impl Config {
                 }),
                 memory_limit: args.memory_limit.or_else(|| machine::memory().map(for_the_engine)),
                 block_tokens: BLOCK_TOKENS,
+                kv_type: match args.kv_cache_type {
+                    KvCacheType::F16 => KvType::F16,
+                    KvCacheType::Q8 => KvType::Q8,
+                },
             },
             model: args.model,
             listen: args.listen,

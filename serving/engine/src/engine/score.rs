@@ -22,7 +22,7 @@ impl Engine {
             cache_salt: 0,
             priority: 0,
         });
-        let blocks = tokens.len().div_ceil(self.cache.block_tokens());
+        let blocks = tokens.len().div_ceil(self.cache.shape().block_tokens);
         assert!(sequence.table.grow(blocks), "the context is larger than the cache");
         for (position, &token) in tokens.iter().enumerate() {
             self.batch.clear();

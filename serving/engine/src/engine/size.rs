@@ -1,5 +1,7 @@
 //! How long sequences may be and how many tokens the cache holds: decided from the model, the options and
 //! the memory, before anything is allocated. Pure arithmetic.
+use windlass_kernels::KvType;
+
 use super::LoadError;
 use crate::model::Shape;
 use crate::request::EngineOptions;
@@ -27,7 +29,8 @@ pub struct Sizes {
 pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Sizes, LoadError> {
     check(shape, options)?;
     let block_tokens = options.block_tokens;
-    let block_bytes = shape.block_bytes(block_tokens).unwrap_or(usize::MAX) as u64;
+    let cache_shape = shape.cache(block_tokens, options.kv_type);
+    let block_bytes = cache_shape.block_bytes().unwrap_or(usize::MAX) as u64;
     let buffers = shape.workspace_bytes(options.max_batch_tokens, options.max_sequences);
     let wanted = options.context_length.unwrap_or(shape.context);
     let fixed = weights.saturating_add(buffers).saturating_add(RESERVE);
@@ -72,6 +75,13 @@ fn check(shape: &Shape, options: &EngineOptions) -> Result<(), LoadError> {
     if options.threads == 0 {
         return refuse("--threads", "must be at least 1".into());
     }
+    if options.kv_type == KvType::Q8 && !shape.head_dim.is_multiple_of(32) {
+        let problem = format!(
+            "q8 needs heads of a multiple of 32 elements; this model's have {}",
+            shape.head_dim
+        );
+        return refuse("--kv-cache-type", problem);
+    }
     if options.max_sequences == 0 {
         return refuse("--max-sequences", "must be at least 1".into());
     }
@@ -101,6 +111,7 @@ fn check(shape: &Shape, options: &EngineOptions) -> Result<(), LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Positions, Rotation};
 
     const SHAPE: Shape = Shape {
         layers: 30,
@@ -112,9 +123,14 @@ mod tests {
         vocabulary: 49_152,
         context: 8192,
         norm_epsilon: 1e-5,
-        rope_base: 1e5,
-        rope_dims: 64,
-        rope_scale: 1.0,
+        has_post_norms: false,
+        positions: Positions {
+            rope_dims: 64,
+            rope: Rotation { base: 1e5, scale: 1.0 },
+            local_rope: None,
+            windows: Vec::new(),
+            longest: usize::MAX,
+        },
     };
     const WEIGHTS: u64 = 100 << 20;
 
@@ -127,6 +143,7 @@ mod tests {
             pacing: None,
             memory_limit: None,
             block_tokens: 16,
+            kv_type: KvType::F16,
         }
     }
 
@@ -152,6 +169,16 @@ mod tests {
         options.context_length = Some(1024);
         options.memory_limit = Some(8 << 30);
         assert_eq!(decide(&SHAPE, WEIGHTS, &options).unwrap().blocks, 8 * 64);
+    }
+
+    #[test]
+    fn bytes_hold_nearly_twice_the_tokens_of_halves() {
+        let mut options = options();
+        options.memory_limit = Some(300 << 20);
+        let halves = decide(&SHAPE, WEIGHTS, &options).unwrap().limits.context;
+        options.kv_type = KvType::Q8;
+        let bytes = decide(&SHAPE, WEIGHTS, &options).unwrap().limits.context;
+        assert!(bytes * 9 >= halves * 15, "{bytes} and {halves}");
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //! "Qwen2 technical report", 2024).
 use windlass_kernels::RopeStyle;
 
-use super::Family;
+use super::{Family, llama};
 
 /// The family.
 pub const FAMILY: Family = Family {
     name: "qwen2",
     rope: RopeStyle::Halves,
+    // Which layers would have a window differs from model to model.
+    global_every: None,
     attention_bias: true,
+    ..llama::FAMILY
 };

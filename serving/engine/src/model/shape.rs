@@ -1,14 +1,15 @@
 //! The numbers of a model, read from its metadata and checked against each other before anything is
 //! allocated. What would silently give wrong results is refused by name.
-use windlass_kernels::{KvCache, Workspace, WorkspaceSizes};
+use windlass_kernels::{KvShape, KvType, Workspace, WorkspaceSizes};
 
+use super::{Family, Positions};
 use crate::load::gguf::{Gguf, GgufError};
 
 /// No sensible model has more of anything; bounds every product below.
 const MAX_EXTENT: u64 = 1 << 20;
 
 /// The numbers of a model.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
     /// Layers.
     pub layers: usize,
@@ -28,18 +29,16 @@ pub struct Shape {
     pub context: usize,
     /// Added under the root of the norms.
     pub norm_epsilon: f32,
-    /// Base of the rotation's frequencies.
-    pub rope_base: f32,
-    /// Rotated elements of a head.
-    pub rope_dims: usize,
-    /// Positions are divided by it (linear scaling); 1 for none.
-    pub rope_scale: f32,
+    /// Whether what attention and feed-forward network give is normalised.
+    pub has_post_norms: bool,
+    /// Rotations and windows.
+    pub positions: Positions,
 }
 
 impl Shape {
     /// Reads and checks the numbers of a file with this vocabulary.
-    pub fn read(gguf: &Gguf, arch: &str, vocabulary: usize) -> Result<Self, GgufError> {
-        let key = |name: &str| format!("{arch}.{name}");
+    pub fn read(gguf: &Gguf, family: &Family, vocabulary: usize) -> Result<Self, GgufError> {
+        let key = |name: &str| format!("{}.{name}", family.name);
         let extent = |name: &str| checked(gguf, &key(name), gguf.u64(&key(name))?);
         let optional = |name: &str, default: usize| match gguf.find_u64(&key(name))? {
             Some(value) => checked(gguf, &key(name), value),
@@ -48,6 +47,12 @@ impl Shape {
         if let Some(experts) = gguf.find_u64(&key("expert_count"))?.filter(|&count| count > 0) {
             let problem = format!("is {experts}; mixtures of experts are not supported");
             return Err(gguf.metadata_error(&key("expert_count"), problem));
+        }
+        for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if let Some(cap) = gguf.find_f32(&key(name))?.filter(|&cap| cap != 0.0) {
+                let problem = format!("is {cap}; bounded logits are not supported");
+                return Err(gguf.metadata_error(&key(name), problem));
+            }
         }
         let width = extent("embedding_length")?;
         let heads = extent("attention.head_count")?;
@@ -69,19 +74,15 @@ impl Shape {
         if !(norm_epsilon.is_finite() && norm_epsilon >= 0.0) {
             return Err(gguf.metadata_error(&key("attention.layer_norm_rms_epsilon"), "is not a positive number"));
         }
-        let mut context = usize::try_from(gguf.u64(&key("context_length"))?).unwrap_or(usize::MAX);
-        if let Some(window) = gguf
-            .find_u64(&key("attention.sliding_window"))?
-            .filter(|&window| window > 0)
-        {
-            // Inside the first window, attention with and without it is the same.
-            context = context.min(usize::try_from(window).unwrap_or(usize::MAX));
-        }
+        let layers = extent("block_count")?;
+        let positions = Positions::read(gguf, family, layers, head_dim)?;
+        let context = usize::try_from(gguf.u64(&key("context_length"))?).unwrap_or(usize::MAX);
+        let context = context.min(positions.longest);
         if context == 0 {
             return Err(gguf.metadata_error(&key("context_length"), "is 0"));
         }
         Ok(Self {
-            layers: extent("block_count")?,
+            layers,
             width,
             heads,
             kv_heads,
@@ -90,9 +91,8 @@ impl Shape {
             vocabulary,
             context,
             norm_epsilon,
-            rope_base: gguf.find_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-            rope_dims: optional("rope.dimension_count", head_dim)?,
-            rope_scale: rope_scale(gguf, &key)?,
+            has_post_norms: family.post_norms,
+            positions,
         })
     }
 
@@ -115,40 +115,28 @@ impl Shape {
             query_width: self.query_width(),
             kv_width: self.kv_width(),
             feed_forward: self.feed_forward,
-            head_dim: self.head_dim,
+            angles: self.positions.rope_dims * self.positions.ropes().count(),
+            has_post_norms: self.has_post_norms,
             vocabulary: self.vocabulary,
         })
     }
 
-    /// Bytes of a block of the cache over all layers.
-    pub fn block_bytes(&self, block_tokens: usize) -> Option<usize> {
-        KvCache::block_bytes(self.layers, self.kv_heads, self.head_dim, block_tokens)
+    /// Of a cache for the model.
+    pub fn cache(&self, block_tokens: usize, ty: KvType) -> KvShape {
+        KvShape {
+            layers: self.layers,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            block_tokens,
+            ty,
+        }
     }
 }
 
-fn checked(gguf: &Gguf, key: &str, value: u64) -> Result<usize, GgufError> {
+/// An extent that can be.
+pub(super) fn checked(gguf: &Gguf, key: &str, value: u64) -> Result<usize, GgufError> {
     if value == 0 || value > MAX_EXTENT {
         return Err(gguf.metadata_error(key, format!("is {value}; 1 to {MAX_EXTENT} is possible")));
     }
     Ok(value as usize)
-}
-
-fn rope_scale(gguf: &Gguf, key: &impl Fn(&str) -> String) -> Result<f32, GgufError> {
-    let kind = key("rope.scaling.type");
-    let factor = key("rope.scaling.factor");
-    match gguf.find_text(&kind)? {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => {
-            let scale = gguf.f32(&factor)?;
-            if scale.is_finite() && scale > 0.0 {
-                Ok(scale)
-            } else {
-                Err(gguf.metadata_error(&factor, "is not a positive number"))
-            }
-        }
-        Some(other) => Err(gguf.metadata_error(
-            &kind,
-            format!("is `{other}`; `linear` and the rope_freqs tensor are supported"),
-        )),
-    }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use windlass_kernels::{Decoder, Layer, Matrix, Projection, Rope, Store, TensorType, dequantize};
 
-use super::{Family, Shape};
+use super::{Family, Rotation, Shape};
 use crate::engine::LoadError;
 use crate::load::gguf::{Gguf, GgufError, TensorInfo};
 
@@ -28,7 +28,7 @@ pub fn packed_bytes(gguf: &Gguf) -> u64 {
 }
 
 /// Reads and packs all weights.
-pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<Decoder, LoadError> {
+pub fn load(gguf: &Gguf, file: &File, family: &Family, shape: &Shape) -> Result<Decoder, LoadError> {
     let size = usize::try_from(packed_bytes(gguf)).unwrap_or(usize::MAX);
     let mut reader = Reader {
         gguf,
@@ -42,14 +42,21 @@ pub fn load(gguf: &Gguf, file: &File, family: Family, shape: Shape) -> Result<De
         None => None,
     };
     let layers = (0..shape.layers)
-        .map(|index| reader.layer(index, &shape, family))
+        .map(|index| reader.layer(index, shape, family))
         .collect::<Result<_, _>>()?;
     Ok(Decoder {
         embedding,
         head,
         layers,
         final_norm: reader.vector("output_norm.weight", shape.width)?,
-        rope: reader.rope(&shape, family)?,
+        ropes: reader.ropes(shape, family)?,
+        embedding_scale: if family.scaled_embeddings {
+            (shape.width as f32).sqrt()
+        } else {
+            1.0
+        },
+        attention_scale: (family.attention_scale)(shape),
+        activation: family.activation,
         heads: shape.heads,
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
@@ -65,7 +72,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn layer(&mut self, index: usize, shape: &Shape, family: Family) -> Result<Layer, GgufError> {
+    fn layer(&mut self, index: usize, shape: &Shape, family: &Family) -> Result<Layer, GgufError> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let (width, inner) = (shape.width, shape.feed_forward);
         let bias = family.attention_bias;
@@ -75,11 +82,22 @@ impl Reader<'_> {
             k: self.projection(&format!("blk.{index}.attn_k"), shape.kv_width(), width, bias)?,
             v: self.projection(&format!("blk.{index}.attn_v"), shape.kv_width(), width, bias)?,
             o: self.matrix(&name("attn_output"), width, shape.query_width())?,
+            q_norm: self.norm(family.head_norms, &name("attn_q_norm"), shape.head_dim)?,
+            k_norm: self.norm(family.head_norms, &name("attn_k_norm"), shape.head_dim)?,
+            post_attention_norm: self.norm(family.post_norms, &name("post_attention_norm"), width)?,
             feed_forward_norm: self.vector(&name("ffn_norm"), width)?,
             gate: self.matrix(&name("ffn_gate"), inner, width)?,
             up: self.matrix(&name("ffn_up"), inner, width)?,
             down: self.matrix(&name("ffn_down"), width, inner)?,
+            post_feed_forward_norm: self.norm(family.post_norms, &name("post_ffw_norm"), width)?,
+            rope: shape.positions.rope_of(index),
+            window: shape.positions.windows[index],
         })
+    }
+
+    /// A norm that only some families have.
+    fn norm(&mut self, is_wanted: bool, name: &str, len: usize) -> Result<Option<Vec<f32>>, GgufError> {
+        is_wanted.then(|| self.vector(name, len)).transpose()
     }
 
     fn projection(&mut self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<Projection, GgufError> {
@@ -106,27 +124,23 @@ impl Reader<'_> {
         Ok(values)
     }
 
-    fn rope(&mut self, shape: &Shape, family: Family) -> Result<Rope, GgufError> {
+    fn ropes(&mut self, shape: &Shape, family: &Family) -> Result<Vec<Rope>, GgufError> {
         const FACTORS: &str = "rope_freqs.weight";
-        let pairs = shape.rope_dims / 2;
-        let mut factors = match self.gguf.find_tensor(FACTORS) {
-            Some(_) => self.vector(FACTORS, pairs)?,
-            None => vec![1.0; pairs],
+        let dims = shape.positions.rope_dims;
+        let factors = match self.gguf.find_tensor(FACTORS) {
+            Some(_) => self.vector(FACTORS, dims / 2)?,
+            None => vec![1.0; dims / 2],
         };
-        factors.iter_mut().for_each(|factor| *factor *= shape.rope_scale);
-        Rope::new(
-            family.rope,
-            shape.head_dim,
-            shape.rope_dims,
-            shape.rope_base,
-            Some(&factors),
-        )
-        .map_err(|error| {
-            self.gguf.metadata_error(
-                &format!("{}.rope.dimension_count", family.name),
-                format!("cannot be used: {error}"),
-            )
-        })
+        let rope = |Rotation { base, scale }| {
+            let factors: Vec<f32> = factors.iter().map(|factor| factor * scale).collect();
+            Rope::new(family.rope, shape.head_dim, dims, base, Some(&factors)).map_err(|error| {
+                self.gguf.metadata_error(
+                    &format!("{}.rope.dimension_count", family.name),
+                    format!("cannot be used: {error}"),
+                )
+            })
+        };
+        shape.positions.ropes().map(rope).collect()
     }
 
     /// Reads a tensor of known extents into `self.bytes`.

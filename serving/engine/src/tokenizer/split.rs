@@ -1,6 +1,6 @@
 //! Cuts text into the pieces that byte-pair merging may not cross. Each rule is the regular expression
 //! of the models that use it, written out as a scanner: one pass, no backtracking.
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// The rule that a model was trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub enum SplitRule {
         /// Digits in a piece at most.
         max_digits: usize,
     },
+    /// Mistral's Tekken, with `U` for `\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}` and `L` for `\p{Ll}\p{Lm}\p{Lo}\p{M}`:
+    /// `[^\r\n\p{L}\p{N}]?[U]*[L]+|[^\r\n\p{L}\p{N}]?[U]+[L]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+    Tekken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,7 @@ impl SplitRule {
         match self {
             Self::Gpt2 => scan(text, next_gpt2, &mut emit),
             Self::Words { max_digits } => scan(text, |rest| next_words(rest, max_digits), &mut emit),
+            Self::Tekken => scan(text, next_tekken, &mut emit),
             Self::DigitsThenGpt2 => {
                 let mut from = 0;
                 for (at, char) in text.char_indices() {
@@ -87,14 +91,72 @@ fn next_words(rest: &str, max_digits: usize) -> usize {
             .map(char::len_utf8)
             .sum();
     }
-    let space = usize::from(first == ' ');
+    signs_or_spaces(rest, b"\r\n")
+}
+
+fn next_tekken(rest: &str) -> usize {
+    let Some(first) = rest.chars().next() else { return 0 };
+    let kind = class(first);
+    let may_lead = !matches!(kind, Class::Letter | Class::Number) && first != '\r' && first != '\n';
+    let starts = [may_lead.then(|| first.len_utf8()), Some(0)];
+    for word in [ends_small, begins_large] {
+        for start in starts.into_iter().flatten() {
+            if let Some(length) = word(&rest[start..]) {
+                return start + length;
+            }
+        }
+    }
+    if kind == Class::Number {
+        return first.len_utf8();
+    }
+    signs_or_spaces(rest, b"\r\n/")
+}
+
+/// `[U]*[L]+`: where the capitals end without a small letter, what ends with the last of them that is of both kinds.
+fn ends_small(rest: &str) -> Option<usize> {
+    let large = rest.find(|char| !is_large(char)).unwrap_or(rest.len());
+    let small = rest[large..].find(|char| !is_small(char)).unwrap_or(rest.len() - large);
+    if small > 0 {
+        return Some(large + small);
+    }
+    let (at, char) = rest[..large].char_indices().rev().find(|&(_, char)| is_small(char))?;
+    Some(at + char.len_utf8())
+}
+
+/// `[U]+[L]*`, where `[U]*[L]+` does not match.
+fn begins_large(rest: &str) -> Option<usize> {
+    let large = rest.find(|char| !is_large(char)).unwrap_or(rest.len());
+    (large > 0).then_some(large)
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
+fn is_large(char: char) -> bool {
+    use GeneralCategory::{LowercaseLetter, ModifierLetter, OtherLetter, TitlecaseLetter, UppercaseLetter};
+    match char.general_category() {
+        UppercaseLetter | TitlecaseLetter | ModifierLetter | OtherLetter => true,
+        LowercaseLetter => false,
+        _ => char.general_category_group() == GeneralCategoryGroup::Mark,
+    }
+}
+
+/// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
+fn is_small(char: char) -> bool {
+    use GeneralCategory::{TitlecaseLetter, UppercaseLetter};
+    match char.general_category() {
+        UppercaseLetter | TitlecaseLetter => false,
+        _ => matches!(
+            char.general_category_group(),
+            GeneralCategoryGroup::Letter | GeneralCategoryGroup::Mark
+        ),
+    }
+}
+
+/// ` ?[^\s\p{L}\p{N}]+[after]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+fn signs_or_spaces(rest: &str, after: &[u8]) -> usize {
+    let space = usize::from(rest.starts_with(' '));
     if first_class(&rest[space..]) == Some(Class::Other) {
         let end = space + run(&rest[space..], Class::Other);
-        return end
-            + rest[end..]
-                .bytes()
-                .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-                .count();
+        return end + rest[end..].bytes().take_while(|byte| after.contains(byte)).count();
     }
     let whole = run(rest, Class::Space);
     match rest[..whole].rfind(['\r', '\n']) {
@@ -210,9 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn tekken_cuts_words_before_capitals_and_keeps_slashes_with_signs() {
+        let tekken = |text| pieces(SplitRule::Tekken, text);
+        assert_eq!(
+            tekken("(getHTTPCode 42) it's"),
+            ["(get", "HTTPCode", " ", "4", "2", ")", " it", "'s"]
+        );
+        assert_eq!(tekken("//x/\n/y USA"), ["//", "x", "/\n/", "y", " USA"]);
+        // Letters without case are of both kinds; so are marks, which may also lead a word.
+        assert_eq!(tekken("東京Aa A東B"), ["東京Aa", " A東", "B"]);
+        assert_eq!(tekken("\u{301}A \u{301}"), ["\u{301}", "A", " \u{301}"]);
+        assert_eq!(tekken("a  \n \n  b "), ["a", "  \n \n", " ", " b", " "]);
+    }
+
+    #[test]
     fn every_byte_comes_back_in_order() {
         let text = "a\u{a0}\u{2003}b \r\n\u{85}\u{1f9d1}\u{200d}\u{1f680} ٣٤ 'LL ''ve\u{0}\u{fdd0}";
-        for rule in [SplitRule::Gpt2, SplitRule::DigitsThenGpt2, QWEN, LLAMA] {
+        for rule in [
+            SplitRule::Gpt2,
+            SplitRule::DigitsThenGpt2,
+            SplitRule::Tekken,
+            QWEN,
+            LLAMA,
+        ] {
             assert_eq!(pieces(rule, text).concat(), text, "{rule:?}");
             assert!(pieces(rule, text).iter().all(|piece| !piece.is_empty()));
         }

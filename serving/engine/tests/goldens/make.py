@@ -44,7 +44,8 @@ def main():
     model = llama_cpp.Llama(path, n_ctx=2048, n_batch=512, n_threads=2, logits_all=True, verbose=False)
     cases = []
     for prompt in PROMPTS:
-        ids = model.tokenize(prompt.encode(), add_bos=False, special=True)
+        # The models that want a BOS get one.
+        ids = model.tokenize(prompt.encode(), add_bos=True, special=True)
         given = len(ids)
         model.reset()
         model.eval(ids)
@@ -52,17 +53,16 @@ def main():
             token = int(np.argmax(model.scores[model.n_tokens - 1]))
             ids.append(token)
             model.eval([token])
-        scores = model.scores[: len(ids)]
-        top = np.partition(scores, -2, axis=-1)[:, -2:]
         # Long prompts: every position of the continuation, and every seventh before it.
         kept = [i for i in range(len(ids)) if i >= given - 1 or given < 100 or i % 7 == 0]
+        top = [np.partition(model.scores[i], -2)[-2:] for i in kept]
         cases.append({
             "prompt": prompt if len(prompt) < 400 else None,
             "tokens": ids,
             "given": given,
             "positions": kept,
-            "top": [int(np.argmax(scores[i])) for i in kept],
-            "gap": [round(float(top[i, 1] - top[i, 0]), 3) for i in kept],
+            "top": [int(np.argmax(model.scores[i])) for i in kept],
+            "gap": [round(float(best - second), 3) for second, best in top],
         })
     with open(out, "w") as file:
         json.dump({"model_sha256": digest.hexdigest(), "peer": f"llama-cpp-python {llama_cpp.__version__}", "cases": cases}, file, separators=(",", ":"))

@@ -3,7 +3,7 @@
 
 use super::{Rows, Scratch, attend, rows_together};
 use crate::isa::Isa;
-use crate::kv::KvCache;
+use crate::kv::{KvCache, KvShape, KvType};
 use crate::sample::{Random, bits};
 use half::f16;
 use std::ops::Range;
@@ -16,6 +16,8 @@ struct Sequence {
     keys: Vec<f32>,
     values: Vec<f32>,
     queries: Vec<f32>,
+    window: usize,
+    ty: KvType,
 }
 
 impl Sequence {
@@ -34,7 +36,18 @@ impl Sequence {
             keys,
             values,
             queries,
+            window: usize::MAX,
+            ty: KvType::F16,
         }
+    }
+
+    fn with_window(self, window: usize) -> Sequence {
+        Sequence { window, ..self }
+    }
+
+    /// The same, kept in bytes.
+    fn in_bytes(self) -> Sequence {
+        Sequence { ty: KvType::Q8, ..self }
     }
 
     fn tokens(&self) -> usize {
@@ -44,7 +57,17 @@ impl Sequence {
     /// Blocks for the sequence, scattered through a cache of two layers whose other memory is NaN.
     fn cache(&self, block_tokens: usize) -> (KvCache, Vec<u32>) {
         let count = self.tokens().div_ceil(block_tokens);
-        let mut cache = KvCache::new(2, self.kv_heads, self.dim, block_tokens, 2 * count).unwrap();
+        let mut cache = KvCache::new(
+            KvShape {
+                layers: 2,
+                kv_heads: self.kv_heads,
+                head_dim: self.dim,
+                block_tokens,
+                ty: self.ty,
+            },
+            2 * count,
+        )
+        .unwrap();
         let blocks: Vec<u32> = (0..count).map(|i| ((count - 1 - i) * 2 + i % 2) as u32).collect();
         let width = self.kv_heads * self.dim;
         let nan = vec![f32::NAN; width];
@@ -82,6 +105,7 @@ impl Sequence {
                 let run = Rows {
                     blocks: &blocks,
                     position,
+                    window: self.window,
                     count,
                 };
                 // SAFETY: one thread.
@@ -108,14 +132,15 @@ impl Sequence {
                 .sum::<f64>()
                 / (self.dim as f64).sqrt()
         };
-        let weights: Vec<f64> = (0..=token).map(|t| score(t).exp()).collect();
+        let first = (token + 1).saturating_sub(self.window);
+        let weights: Vec<f64> = (first..=token).map(|t| score(t).exp()).collect();
         let total: f64 = weights.iter().sum();
         (0..self.dim)
             .map(|i| {
                 weights
                     .iter()
                     .enumerate()
-                    .map(|(t, w)| w * kv(&self.values, t, i))
+                    .map(|(t, w)| w * kv(&self.values, first + t, i))
                     .sum::<f64>()
                     / total
             })
@@ -125,14 +150,19 @@ impl Sequence {
 
 #[test]
 fn attention_equals_plain_arithmetic() {
-    for (tokens, heads, kv_heads, dim) in [
-        (1, 1, 1, 8),
-        (9, 9, 3, 64),
-        (300, 4, 2, 24),
-        (530, 14, 2, 16),
-        (40, 20, 1, 32),
+    for (tokens, heads, kv_heads, dim, window) in [
+        (1, 1, 1, 8, usize::MAX),
+        (9, 9, 3, 64, usize::MAX),
+        (300, 4, 2, 24, usize::MAX),
+        (530, 14, 2, 16, usize::MAX),
+        (40, 20, 1, 32, usize::MAX),
+        (40, 4, 1, 16, 1),
+        (300, 9, 3, 24, 11),
+        (530, 4, 1, 32, 264),
+        (530, 14, 2, 16, 256),
+        (40, 20, 1, 32, 13),
     ] {
-        let sequence = Sequence::new(20, tokens, heads, kv_heads, dim);
+        let sequence = Sequence::new(20, tokens, heads, kv_heads, dim).with_window(window);
         for isa in [Isa::scalar(), Isa::detect()] {
             let out = sequence.attend(isa, 16, 0..tokens, rows_together(heads / kv_heads));
             for token in [0, tokens / 2, tokens - 1] {
@@ -152,28 +182,73 @@ fn attention_equals_plain_arithmetic() {
 }
 
 #[test]
+fn attention_over_bytes_is_close_to_that_over_halves() {
+    for (tokens, heads, kv_heads, dim, window) in [(300, 9, 3, 64, usize::MAX), (40, 4, 1, 128, 13)] {
+        let new = || Sequence::new(23, tokens, heads, kv_heads, dim).with_window(window);
+        let halves = new().attend(Isa::detect(), 16, 0..tokens, 4);
+        let bytes = new().in_bytes().attend(Isa::detect(), 16, 0..tokens, 4);
+        let square = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let distance = square(&mut halves.iter().zip(&bytes).map(|(half, byte)| half - byte));
+        let length = square(&mut halves.iter().copied());
+        assert!(distance > 0.0 && distance < 0.02 * length, "{distance} of {length}");
+    }
+}
+
+#[test]
 fn every_instruction_set_gives_the_same_bits() {
-    for (tokens, heads, kv_heads, dim) in [(270, 9, 3, 64), (33, 14, 2, 64), (12, 18, 1, 40)] {
-        let sequence = Sequence::new(21, tokens, heads, kv_heads, dim);
-        let scalar = sequence.attend(Isa::scalar(), 16, 0..tokens, 5);
-        let detected = sequence.attend(Isa::detect(), 16, 0..tokens, 5);
-        assert_eq!(bits(&scalar), bits(&detected));
+    for (tokens, heads, kv_heads, dim, window) in [
+        (270, 9, 3, 64, usize::MAX),
+        (33, 14, 2, 64, usize::MAX),
+        (12, 18, 1, 40, usize::MAX),
+        (270, 9, 3, 64, 100),
+    ] {
+        let new = || Sequence::new(21, tokens, heads, kv_heads, dim).with_window(window);
+        for sequence in [Some(new()), (dim % 32 == 0).then(|| new().in_bytes())]
+            .into_iter()
+            .flatten()
+        {
+            let scalar = sequence.attend(Isa::scalar(), 16, 0..tokens, 5);
+            let detected = sequence.attend(Isa::detect(), 16, 0..tokens, 5);
+            assert_eq!(bits(&scalar), bits(&detected));
+        }
     }
 }
 
 #[test]
 fn a_row_does_not_depend_on_the_rows_beside_it_or_on_the_block_size() {
-    let sequence = Sequence::new(22, 523, 6, 2, 32);
     let width = 6 * 32;
-    let all = sequence.attend(Isa::detect(), 16, 0..523, 5);
-    for (together, block_tokens) in [(1, 8), (2, 16), (5, 32), (4, 264)] {
-        for rows in [0..523, 0..1, 255..256, 256..258, 500..523, 522..523] {
-            let part = sequence.attend(Isa::detect(), block_tokens, rows.clone(), together);
-            assert_eq!(
-                bits(&part),
-                bits(&all[rows.start * width..rows.end * width]),
-                "{rows:?} in {block_tokens}s"
-            );
+    for (window, ty) in [usize::MAX, 1, 7, 256, 300]
+        .map(|window| (window, KvType::F16))
+        .into_iter()
+        .chain([(usize::MAX, KvType::Q8), (300, KvType::Q8)])
+    {
+        let sequence = Sequence {
+            ty,
+            ..Sequence::new(22, 523, 6, 2, 32).with_window(window)
+        };
+        let all = sequence.attend(Isa::detect(), 16, 0..523, 5);
+        for (together, block_tokens) in [(1, 8), (2, 16), (5, 32), (4, 264)] {
+            for rows in [0..523, 0..1, 255..256, 256..258, 500..523, 522..523] {
+                let part = sequence.attend(Isa::detect(), block_tokens, rows.clone(), together);
+                assert_eq!(
+                    bits(&part),
+                    bits(&all[rows.start * width..rows.end * width]),
+                    "{rows:?} in {block_tokens}s, window {window}"
+                );
+            }
         }
     }
+}
+
+#[test]
+fn what_is_outside_the_window_is_not_touched() {
+    let mut sequence = Sequence::new(23, 300, 4, 2, 16);
+    sequence.window = 20;
+    let seen = sequence.attend(Isa::detect(), 16, 290..300, 4);
+    // Row 290 sees the positions from 271 on.
+    sequence.keys[..271 * 2 * 16].fill(f32::NAN);
+    sequence.values[..271 * 2 * 16].fill(f32::NAN);
+    assert_eq!(bits(&seen), bits(&sequence.attend(Isa::detect(), 16, 290..300, 4)));
+    sequence.window = 21;
+    assert!(sequence.attend(Isa::detect(), 16, 290..300, 4)[0].is_nan());
 }

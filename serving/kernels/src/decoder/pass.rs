@@ -1,9 +1,11 @@
 //! One step as each thread runs it. Every access to a shared buffer is inside an item of a stage: an item has the part
 //! that it writes for itself, and what it reads was written in stages that are over.
 
+mod norm;
+
 use super::workspace::{Buffers, Own};
-use super::{Decoder, Layer, Projection};
-use crate::activations::{BLOCK, Input, QUAD, Target};
+use super::{Activation, Decoder, Layer, Projection};
+use crate::activations::{BLOCK, Target};
 use crate::attention::{Rows, attend, rows_together};
 use crate::batch::Batch;
 use crate::isa::Isa;
@@ -11,8 +13,11 @@ use crate::kv::SharedKv;
 use crate::layout::GROUP;
 use crate::matmul::{CHUNK, Items, product};
 use crate::matrix::Matrix;
-use crate::ops::{add, rmsnorm_on, silu_mul_on};
+use crate::ops::{add, gelu_mul_on, rmsnorm_on, silu_mul_on};
 use crate::pool::{Member, Shared};
+use crate::rope::Rope;
+use norm::{Norm, Private, State};
+use std::num::NonZeroUsize;
 
 /// What the threads of a step share.
 pub(super) struct Pass<'a> {
@@ -29,7 +34,7 @@ pub(super) struct Pass<'a> {
 impl<'a> Pass<'a> {
     pub(super) fn new(decoder: &'a Decoder, batch: &'a Batch, cache: SharedKv<'a>, buffers: Buffers<'a>) -> Pass<'a> {
         assert!(
-            cache.kv_heads() == decoder.kv_heads && cache.head_dim() == decoder.head_dim,
+            cache.shape().kv_heads == decoder.kv_heads && cache.shape().head_dim == decoder.head_dim,
             "a cache of another model"
         );
         let span = decoder.heads / decoder.kv_heads * decoder.head_dim;
@@ -49,149 +54,61 @@ impl<'a> Pass<'a> {
         // SAFETY: each member has another number, so each has its own.
         let own = unsafe { &mut self.buffers.threads.get_mut(member.thread()..member.thread() + 1)[0] };
         self.embed(member);
+        let mut state = State::default();
         for (index, layer) in self.decoder.layers.iter().enumerate() {
-            let rows = |row| row;
-            self.norm_stage(
-                member,
-                own,
-                self.batch.len(),
-                rows,
-                &layer.attention_norm,
-                self.buffers.inputs,
-            );
-            self.project(member, own, layer);
+            let norm = Norm::new(&layer.attention_norm, state);
+            self.norm_stage(member, own, &norm);
+            self.project(member, own, layer, &norm);
+            state = state.settled();
             if !self.is_decoding {
-                self.store(member, index);
+                self.store(member, own, index);
             }
             self.attention(member, own, index);
-            self.residual(member, own, &layer.o, self.buffers.attended);
-            self.norm_stage(
-                member,
-                own,
-                self.batch.len(),
-                rows,
-                &layer.feed_forward_norm,
-                self.buffers.inputs,
-            );
-            self.feed_forward(member, own, layer);
-            self.residual(member, own, &layer.down, self.buffers.inner);
+            state.post_norm = layer.post_attention_norm.as_deref();
+            self.residual(member, own, &layer.o, self.buffers.attended, state);
+            let norm = Norm::new(&layer.feed_forward_norm, state);
+            self.norm_stage(member, own, &norm);
+            self.feed_forward(member, own, layer, &norm);
+            state = state.settled();
+            state.post_norm = layer.post_feed_forward_norm.as_deref();
+            self.residual(member, own, &layer.down, self.buffers.inner, state);
         }
-        self.head(member, own);
+        self.head(member, own, state);
     }
 
     /// Hidden states from the embeddings, and the angles of each row's position.
     fn embed(&self, member: &Member<'_>) {
-        let (width, angles) = (self.decoder.width(), self.decoder.rope.angles_len());
+        let (width, angles) = (self.decoder.width(), self.decoder.angles_len());
+        let scale = self.decoder.embedding_scale;
         member.stage(self.batch.len(), |row| {
-            let Buffers {
-                hidden, angles: table, ..
-            } = &self.buffers;
+            let (hidden, table) = (self.buffers.hidden[0], self.buffers.angles);
             // SAFETY: an item is a row.
-            let (hidden, table) = unsafe { (of_row(*hidden, row, width), of_row(*table, row, angles)) };
+            let (hidden, mut table) = unsafe { (of_row(hidden, row, width), of_row(table, row, angles)) };
             let row = self.batch.rows[row];
             self.decoder.embedding.row(row.token as usize, hidden);
-            self.decoder.rope.angles(row.position, table);
-        });
-    }
-
-    /// Normalises `count` hidden states into `target`, if they are too many for each thread to do alone.
-    fn norm_stage(
-        &self,
-        member: &Member<'_>,
-        own: &mut Own,
-        count: usize,
-        row_of: impl Fn(usize) -> usize,
-        norm: &[f32],
-        target: Target<'_>,
-    ) {
-        if count <= QUAD {
-            return;
-        }
-        member.stage(count.div_ceil(QUAD), |quad| {
-            for index in quad * QUAD..((quad + 1) * QUAD).min(count) {
-                // SAFETY: an item is four rows of the target; the hidden states are not written in this stage.
-                unsafe { self.normalise(member, &mut own.row, row_of(index), norm, target, index) };
+            if scale != 1.0 {
+                hidden.iter_mut().for_each(|x| *x *= scale);
+            }
+            for rope in &self.decoder.ropes {
+                let (own, rest) = table.split_at_mut(rope.angles_len());
+                rope.angles(row.position, own);
+                table = rest;
             }
         });
-    }
-
-    /// # Safety
-    /// Nobody writes the hidden state of `row`, nobody else uses row `index` of the target.
-    unsafe fn normalise(
-        &self,
-        member: &Member<'_>,
-        buffer: &mut [f32],
-        row: usize,
-        norm: &[f32],
-        target: Target<'_>,
-        index: usize,
-    ) {
-        let width = self.decoder.width();
-        let buffer = &mut buffer[..width];
-        // SAFETY: by the contract.
-        unsafe {
-            let hidden = self.buffers.hidden.get(row * width..(row + 1) * width);
-            rmsnorm_on(member.isa(), hidden, norm, self.decoder.norm_epsilon, buffer);
-            target.write(member.isa(), index, 0, buffer);
-        }
-    }
-
-    /// The normalised hidden states for an item: from `norm_stage`, or this thread's own, made with its first item.
-    ///
-    /// # Safety
-    /// Inside an item of a stage in which neither hidden states nor `target` are written.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the private and the shared way have this in common"
-    )]
-    unsafe fn normed<'s>(
-        &self,
-        member: &Member<'_>,
-        (own, row): (Target<'s>, &mut [f32]),
-        is_made: &mut bool,
-        count: usize,
-        row_of: impl Fn(usize) -> usize,
-        norm: &[f32],
-        target: Target<'s>,
-    ) -> Input<'s> {
-        if count > QUAD {
-            // SAFETY: by the contract.
-            return unsafe { target.input() };
-        }
-        if !*is_made {
-            for index in 0..count {
-                // SAFETY: `own` belongs to this thread; the hidden states by the contract.
-                unsafe { self.normalise(member, row, row_of(index), norm, own, index) };
-            }
-            *is_made = true;
-        }
-        // SAFETY: `own` belongs to this thread.
-        unsafe { own.input() }
     }
 
     /// q, k and v with their biases.
-    fn project(&self, member: &Member<'_>, own: &mut Own, layer: &Layer) {
+    fn project(&self, member: &Member<'_>, own: &mut Own, layer: &Layer, norm: &Norm<'_>) {
         let count = self.batch.len();
         let projections = [&layer.q, &layer.k, &layer.v];
         let outputs = [self.buffers.q, self.buffers.k, self.buffers.v];
         let items = Items::new(projections.map(|projection| &projection.matrix), count);
-        let (private, mut is_made) = (own.normed.target(count.min(QUAD)), false);
+        let mut private = Private::new(&mut own.normed, &mut own.row, &mut own.sum, count);
         member.stage(items.count(), |index| {
             let item = items.get(index);
             let Projection { matrix, bias } = projections[item.matrix];
-            // SAFETY: hidden states and inputs are not written in this stage.
-            let input = unsafe {
-                let (norm, target) = (&layer.attention_norm, self.buffers.inputs);
-                self.normed(
-                    member,
-                    (private, &mut own.row),
-                    &mut is_made,
-                    count,
-                    |row| row,
-                    norm,
-                    target,
-                )
-            };
+            // SAFETY: what the norm reads, and its results, are not written in this stage.
+            let input = unsafe { self.normed(member, &mut private, index, norm) };
             for group in item.groups {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
                 let results = product(
@@ -218,39 +135,61 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// Rotates the keys, and keys and values to the cache.
-    fn store(&self, member: &Member<'_>, layer: usize) {
-        let (width, dim) = (self.decoder.kv_width(), self.decoder.head_dim);
+    /// Keys, rotated, and values to the cache.
+    fn store(&self, member: &Member<'_>, own: &mut Own, layer: usize) {
         member.stage(self.batch.len(), |row| {
-            // SAFETY: an item is a row, and rows have different slots.
-            unsafe {
-                let keys = of_row(self.buffers.k, row, width);
-                self.decoder.rope.rotate(member.isa(), keys, self.angles(row));
-                let values = self.buffers.v.get(row * width..(row + 1) * width);
-                for (head, (keys, values)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {
-                    self.store_head(member.isa(), layer, row, head, keys, values);
-                }
+            for head in 0..self.decoder.kv_heads {
+                // SAFETY: an item is a row, and rows have different slots; k and v are not written in this stage.
+                unsafe { self.store_head(member.isa(), layer, row, head, &mut own.row) };
             }
         });
     }
 
+    /// One key, rotated in `key`, and its value to the cache.
+    ///
     /// # Safety
-    /// Nobody else uses the slot of the row in this head.
-    unsafe fn store_head(&self, isa: Isa, layer: usize, row: usize, head: usize, keys: &[f32], values: &[f32]) {
-        let row = self.batch.rows[row];
-        let blocks = self.batch.blocks(&self.batch.parts[row.part]);
-        let tokens = self.cache.block_tokens();
-        let (block, slot) = (blocks[row.position / tokens], row.position % tokens);
+    /// Nobody writes k or v of the row, nobody else uses its slot in this head.
+    unsafe fn store_head(&self, isa: Isa, layer: usize, row: usize, head: usize, key: &mut [f32]) {
+        let (dim, norm) = (self.decoder.head_dim, &self.decoder.layers[layer].k_norm);
+        let at = row * self.decoder.kv_width() + head * dim;
+        let key = &mut key[..dim];
+        let place = self.batch.rows[row];
+        let blocks = self.batch.blocks(&self.batch.parts[place.part]);
+        let tokens = self.cache.shape().block_tokens;
+        let (block, slot) = (blocks[place.position / tokens], place.position % tokens);
         // SAFETY: by the contract.
-        unsafe { self.cache.write(isa, layer, block, head, slot, keys, values) };
+        unsafe {
+            self.turn(isa, layer, row, self.buffers.k.get(at..at + dim), norm.as_deref(), key);
+            let value = self.buffers.v.get(at..at + dim);
+            self.cache.write(isa, layer, block, head, slot, key, value);
+        }
     }
 
+    /// Heads of a row to `out`: normalised where the model does that, and rotated.
+    ///
     /// # Safety
     /// After the first stage.
-    unsafe fn angles(&self, row: usize) -> &'a [f32] {
-        let len = self.decoder.rope.angles_len();
+    unsafe fn turn(&self, isa: Isa, layer: usize, row: usize, heads: &[f32], norm: Option<&[f32]>, out: &mut [f32]) {
+        let Decoder {
+            head_dim: dim,
+            norm_epsilon,
+            ref ropes,
+            ..
+        } = *self.decoder;
+        match norm {
+            Some(weight) => {
+                for (head, out) in heads.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+                    rmsnorm_on(isa, head, weight, norm_epsilon, out);
+                }
+            }
+            None => out.copy_from_slice(heads),
+        }
+        let which = self.decoder.layers[layer].rope;
+        let before: usize = ropes[..which].iter().map(Rope::angles_len).sum();
+        let start = row * self.decoder.angles_len() + before;
         // SAFETY: only the first stage writes them.
-        unsafe { self.buffers.angles.get(row * len..(row + 1) * len) }
+        let angles = unsafe { self.buffers.angles.get(start..start + ropes[which].angles_len()) };
+        ropes[which].rotate(isa, out, angles);
     }
 
     /// Attention; its results are quantised for the output projection.
@@ -259,12 +198,13 @@ impl<'a> Pass<'a> {
             heads,
             kv_heads,
             head_dim: dim,
+            attention_scale: scale,
             ..
         } = *self.decoder;
+        let Layer { q_norm, window, .. } = &self.decoder.layers[layer];
         let ratio = heads / kv_heads;
-        let runs = Runs::new(self.batch, rows_together(ratio));
+        let runs = Runs::new(self.batch, rows_together(ratio), *window);
         let columns = kv_heads.div_ceil(self.heads_together);
-        let scale = 1.0 / (dim as f32).sqrt();
         member.stage(runs.count * columns, |index| {
             let (run, first_head) = (index / columns, index % columns * self.heads_together);
             let (first, rows) = runs.get(self.batch, run);
@@ -274,22 +214,16 @@ impl<'a> Pass<'a> {
             results.resize(rows.count * (last_head - first_head) * span, 0.0);
             for head in first_head..last_head {
                 if self.is_decoding {
-                    let at = first * self.decoder.kv_width() + head * dim;
-                    let key = &mut own.row[..dim];
                     // SAFETY: k and v are not written in this stage; the slot belongs to this row and head.
-                    unsafe {
-                        key.copy_from_slice(self.buffers.k.get(at..at + dim));
-                        self.decoder.rope.rotate(member.isa(), key, self.angles(first));
-                        self.store_head(member.isa(), layer, first, head, key, self.buffers.v.get(at..at + dim));
-                    }
+                    unsafe { self.store_head(member.isa(), layer, first, head, &mut own.row) };
                 }
                 let queries = own.attention.begin(rows.count, ratio, dim);
                 for (row, query) in (first..).zip(queries.chunks_exact_mut(span)) {
                     let at = row * self.decoder.query_width() + head * span;
                     // SAFETY: q is not written in this stage.
                     unsafe {
-                        query.copy_from_slice(self.buffers.q.get(at..at + span));
-                        self.decoder.rope.rotate(member.isa(), query, self.angles(row));
+                        let heads = self.buffers.q.get(at..at + span);
+                        self.turn(member.isa(), layer, row, heads, q_norm.as_deref(), query);
                     }
                     query.iter_mut().for_each(|x| *x *= scale);
                 }
@@ -313,10 +247,11 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// Adds the product of `matrix` to the hidden states.
-    fn residual(&self, member: &Member<'_>, own: &mut Own, matrix: &Matrix, input: Target<'_>) {
+    /// Adds the product of `matrix` to the hidden states, or leaves it to be normalised and added.
+    fn residual(&self, member: &Member<'_>, own: &mut Own, matrix: &Matrix, input: Target<'_>, state: State<'_>) {
         let items = Items::new([matrix], self.batch.len());
         let width = self.decoder.width();
+        let (hidden, addend) = (self.buffers.hidden[state.buffer], self.buffers.addend);
         member.stage(items.count(), |index| {
             let item = items.get(index);
             // SAFETY: what was written there before is not written in this stage.
@@ -333,36 +268,35 @@ impl<'a> Pass<'a> {
                 );
                 for (row, eight) in item.tokens.clone().zip(results) {
                     let at = row * width + group * GROUP;
+                    let part = at..at + lanes;
                     // SAFETY: no other item has this group and these tokens.
-                    add(unsafe { self.buffers.hidden.get_mut(at..at + lanes) }, &eight[..lanes]);
+                    unsafe {
+                        match state.post_norm {
+                            None => add(hidden.get_mut(part), &eight[..lanes]),
+                            Some(_) => addend.get_mut(part).copy_from_slice(&eight[..lanes]),
+                        }
+                    }
                 }
             }
         });
     }
 
-    /// `silu(gate) * up`, 32 columns an item, quantised for the down projection.
-    fn feed_forward(&self, member: &Member<'_>, own: &mut Own, layer: &Layer) {
+    /// The activated gate times up, 32 columns an item, quantised for the down projection.
+    fn feed_forward(&self, member: &Member<'_>, own: &mut Own, layer: &Layer, norm: &Norm<'_>) {
         let (count, inner) = (self.batch.len(), self.decoder.feed_forward());
         let columns = inner.div_ceil(BLOCK);
-        let (private, mut is_made) = (own.normed.target(count.min(QUAD)), false);
+        let activate = match self.decoder.activation {
+            Activation::Silu => silu_mul_on,
+            Activation::Gelu => gelu_mul_on,
+        };
+        let mut private = Private::new(&mut own.normed, &mut own.row, &mut own.sum, count);
         member.stage(count.div_ceil(CHUNK) * columns, |index| {
             let first = index / columns * CHUNK;
             let tokens = first..(first + CHUNK).min(count);
             let column = index % columns * BLOCK;
             let width = BLOCK.min(inner - column);
-            // SAFETY: hidden states and inputs are not written in this stage.
-            let input = unsafe {
-                let (norm, target) = (&layer.feed_forward_norm, self.buffers.inputs);
-                self.normed(
-                    member,
-                    (private, &mut own.row),
-                    &mut is_made,
-                    count,
-                    |row| row,
-                    norm,
-                    target,
-                )
-            };
+            // SAFETY: what the norm reads, and its results, are not written in this stage.
+            let input = unsafe { self.normed(member, &mut private, index, norm) };
             for part in (0..width).step_by(GROUP) {
                 let group = (column + part) / GROUP;
                 for (matrix, out) in [(&layer.gate, &mut own.gate), (&layer.up, &mut own.up)] {
@@ -376,7 +310,7 @@ impl<'a> Pass<'a> {
             }
             for (row, (gate, up)) in tokens.zip(own.gate.iter().zip(&own.up)) {
                 let mut out = [0.0; BLOCK];
-                silu_mul_on(member.isa(), &gate[..width], &up[..width], &mut out[..width]);
+                activate(member.isa(), &gate[..width], &up[..width], &mut out[..width]);
                 // SAFETY: no other item has these columns and rows.
                 unsafe { self.buffers.inner.write(member.isa(), row, column, &out[..width]) };
             }
@@ -384,32 +318,21 @@ impl<'a> Pass<'a> {
     }
 
     /// The largest logit of each output, and all of them where they are wanted.
-    fn head(&self, member: &Member<'_>, own: &mut Own) {
+    fn head(&self, member: &Member<'_>, own: &mut Own, state: State<'_>) {
         let outputs = &self.batch.outputs;
         let count = outputs.len();
         if count == 0 {
             return;
         }
-        let (norm, target) = (&self.decoder.final_norm, self.buffers.inputs);
-        let row_of = |index: usize| outputs[index].row;
-        self.norm_stage(member, own, count, row_of, norm, target);
+        let norm = Norm::last(&self.decoder.final_norm, state);
+        self.norm_stage(member, own, &norm);
         let matrix = self.decoder.head();
         let items = Items::new([matrix], count);
-        let (private, mut is_made) = (own.normed.target(count.min(QUAD)), false);
+        let mut private = Private::new(&mut own.normed, &mut own.row, &mut own.sum, count);
         member.stage(items.count(), |index| {
             let item = items.get(index);
-            // SAFETY: hidden states and inputs are not written in this stage.
-            let input = unsafe {
-                self.normed(
-                    member,
-                    (private, &mut own.row),
-                    &mut is_made,
-                    count,
-                    row_of,
-                    norm,
-                    target,
-                )
-            };
+            // SAFETY: what the norm reads, and its results, are not written in this stage.
+            let input = unsafe { self.normed(member, &mut private, index, &norm) };
             for group in item.groups {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
                 let results = product(
@@ -444,13 +367,18 @@ unsafe fn of_row<'a>(buffer: Shared<'a, f32>, row: usize, width: usize) -> &'a m
 /// The parts of a batch, cut into runs of rows that attention takes together.
 struct Runs {
     together: usize,
+    window: usize,
     count: usize,
 }
 
 impl Runs {
-    fn new(batch: &Batch, together: usize) -> Runs {
+    fn new(batch: &Batch, together: usize, window: Option<NonZeroUsize>) -> Runs {
         let count = batch.parts.iter().map(|part| part.rows.len().div_ceil(together)).sum();
-        Runs { together, count }
+        Runs {
+            together,
+            window: window.map_or(usize::MAX, NonZeroUsize::get),
+            count,
+        }
     }
 
     /// The first row of run `index`, and the run.
@@ -469,6 +397,7 @@ impl Runs {
             let rows = Rows {
                 blocks: batch.blocks(part),
                 position: part.position + skip,
+                window: self.window,
                 count: self.together.min(part.rows.len() - skip),
             };
             return (part.rows.start + skip, rows);

@@ -12,7 +12,10 @@ use crate::{attention, matmul};
 /// Working memory for batches of up to a number of rows and outputs.
 pub struct Workspace {
     stages: Stages,
-    hidden: Buffer<f32>,
+    /// The hidden states, and the other buffer that takes them where there are post norms.
+    hidden: [Buffer<f32>; 2],
+    /// What a product adds to them, before its post norm.
+    addend: Buffer<f32>,
     q: Buffer<f32>,
     k: Buffer<f32>,
     v: Buffer<f32>,
@@ -35,9 +38,12 @@ pub(super) struct Own {
     pub(super) attention: attention::Scratch,
     /// Results of an attention item: rows x heads x head_dim.
     pub(super) results: Vec<f32>,
-    /// The normalised hidden states of up to four rows, and one of them before it is quantised.
+    /// The normalised hidden states of up to four rows.
     pub(super) normed: Activations,
+    /// One of them before it is quantised, or a key.
     pub(super) row: Vec<f32>,
+    /// A hidden state with what was added to it last.
+    pub(super) sum: Vec<f32>,
     /// Tokens of a chunk x 32 columns.
     pub(super) gate: Vec<[f32; BLOCK]>,
     pub(super) up: Vec<[f32; BLOCK]>,
@@ -47,7 +53,8 @@ pub(super) struct Own {
 
 /// The buffers of a step, as its threads share them.
 pub(super) struct Buffers<'a> {
-    pub(super) hidden: Shared<'a, f32>,
+    pub(super) hidden: [Shared<'a, f32>; 2],
+    pub(super) addend: Shared<'a, f32>,
     pub(super) q: Shared<'a, f32>,
     pub(super) k: Shared<'a, f32>,
     pub(super) v: Shared<'a, f32>,
@@ -68,6 +75,7 @@ impl Workspace {
         let floats =
             |rows: usize, cols: usize| Buffer::zeroed(rows.checked_mul(cols).ok_or(OutOfMemory { bytes: usize::MAX })?);
         let plain = decoder.matrices().any(|matrix| matrix.tensor_type().is_float());
+        let beside = if decoder.has_post_norms() { rows } else { 0 };
         let own = || {
             Ok(Own {
                 product: matmul::Scratch::new(),
@@ -75,6 +83,7 @@ impl Workspace {
                 results: Vec::new(),
                 normed: Activations::new(QUAD, decoder.width(), plain)?,
                 row: vec![0.0; decoder.width().max(decoder.head_dim)],
+                sum: vec![0.0; decoder.width()],
                 gate: vec![[0.0; BLOCK]; CHUNK.min(rows)],
                 up: vec![[0.0; BLOCK]; CHUNK.min(rows)],
                 best: vec![Best::NONE; outputs],
@@ -82,11 +91,12 @@ impl Workspace {
         };
         Ok(Workspace {
             stages: Stages::new(pool, decoder.stages()),
-            hidden: floats(rows, decoder.width())?,
+            hidden: [floats(rows, decoder.width())?, floats(beside, decoder.width())?],
+            addend: floats(beside, decoder.width())?,
             q: floats(rows, decoder.query_width())?,
             k: floats(rows, decoder.kv_width())?,
             v: floats(rows, decoder.kv_width())?,
-            angles: floats(rows, decoder.rope.angles_len())?,
+            angles: floats(rows, decoder.angles_len())?,
             inputs: Activations::new(rows.max(outputs), decoder.width(), plain)?,
             attended: Activations::new(rows, decoder.query_width(), plain)?,
             inner: Activations::new(rows, decoder.feed_forward(), plain)?,
@@ -108,14 +118,16 @@ impl Workspace {
             query_width,
             kv_width,
             feed_forward,
-            head_dim,
+            angles,
+            has_post_norms,
             vocabulary,
         } = *sizes;
         let activations = [width, query_width, feed_forward]
             .iter()
             .map(|&cols| Activations::bytes(rows.max(outputs), cols, true))
             .fold(0u64, u64::saturating_add);
-        let floats = (width + query_width + 2 * kv_width + head_dim) as u64;
+        let hidden = if has_post_norms { 3 * width } else { width };
+        let floats = (hidden + query_width + 2 * kv_width + angles) as u64;
         let floats = floats.saturating_mul(rows as u64);
         let logits = (outputs as u64).saturating_mul(vocabulary as u64);
         activations.saturating_add(floats.saturating_add(logits).saturating_mul(4))
@@ -159,7 +171,8 @@ impl Workspace {
         }
         let rows = batch.len();
         let buffers = Buffers {
-            hidden: Shared::new(&mut self.hidden),
+            hidden: self.hidden.each_mut().map(|hidden| Shared::new(hidden)),
+            addend: Shared::new(&mut self.addend),
             q: Shared::new(&mut self.q),
             k: Shared::new(&mut self.k),
             v: Shared::new(&mut self.v),
@@ -189,8 +202,10 @@ pub struct WorkspaceSizes {
     pub kv_width: usize,
     /// Elements inside the feed-forward network.
     pub feed_forward: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
+    /// Rotated elements of a head, of all rotations together.
+    pub angles: usize,
+    /// Whether the layers have norms behind attention or feed-forward network.
+    pub has_post_norms: bool,
     /// Tokens of the vocabulary.
     pub vocabulary: usize,
 }

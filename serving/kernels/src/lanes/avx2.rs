@@ -42,6 +42,12 @@ impl Lanes for Avx2 {
         has!(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> __m256 {
+        has!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(
+            x.as_ptr().cast()
+        ))))
+    }
+    #[inline(always)]
     fn store(self, v: __m256, out: &mut [f32; LANES]) {
         has!(_mm256_storeu_ps(out.as_mut_ptr(), v))
     }
@@ -129,9 +135,9 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
-    fn prefetch(self, x: &[u16]) {
-        // A cache line is 32 halves.
-        for line in x.chunks(32) {
+    fn prefetch<T>(self, x: &[T]) {
+        // A cache line is 64 bytes.
+        for line in x.chunks((64 / size_of::<T>()).max(1)) {
             has!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
         }
     }

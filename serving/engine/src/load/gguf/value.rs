@@ -140,6 +140,7 @@ impl Numbers {
             .map(|bytes| match self.kind.value(bytes)? {
                 Value::Unsigned(value) => i64::try_from(value).ok(),
                 Value::Signed(value) => Some(value),
+                Value::Bool(value) => Some(i64::from(value)),
                 _ => None,
             })
             .collect()
