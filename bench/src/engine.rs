@@ -169,12 +169,7 @@ impl Bench {
             id,
             prompt,
             max_tokens,
-            sampling: Sampling {
-                temperature: 0.0,
-                top_p: 1.0,
-                top_k: 0,
-                seed: 0,
-            },
+            sampling: Sampling::default(),
             ignore_eos: true,
             cache_salt: id.0,
             priority: 0,

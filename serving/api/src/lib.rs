@@ -4,3 +4,4 @@ pub mod fetch;
 pub mod headers;
 pub mod metrics;
 pub mod openai;
+pub mod tokenize;

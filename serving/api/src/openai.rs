@@ -3,6 +3,7 @@
 mod chat;
 mod completion;
 mod error;
+mod logprobs;
 mod model;
 mod request;
 mod usage;
@@ -10,6 +11,7 @@ mod usage;
 pub use chat::{ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatResponse, ChatResponseMessage};
 pub use completion::{CompletionChoice, CompletionResponse};
 pub use error::{ErrorBody, ErrorDetail};
+pub use logprobs::{ChatLogprobs, CompletionLogprobs, Logprob, LogprobsWish, TokenLogprob};
 pub use model::{Model, ModelList};
 pub use request::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt, Stop, StreamOptions};
 pub use usage::{FinishReason, PromptTokensDetails, Usage};

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want, Workspace};
 
+use crate::adjust::Adjusted;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::load::gguf::{Gguf, GgufError};
+use crate::logprobs::logprobs;
 use crate::model::{self, Shape};
 use crate::pace::{Load, Pace};
-use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
+use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
 use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
 use crate::tokenizer::Tokenizer;
@@ -108,6 +110,7 @@ pub struct Engine {
     /// Of the last step.
     load: Load,
     finished: Vec<usize>,
+    adjusted: Adjusted,
     candidates: Candidates,
     stats: Stats,
 }
@@ -154,6 +157,7 @@ impl Engine {
             pace: Pace::default(),
             load: Load::default(),
             finished: Vec::new(),
+            adjusted: Adjusted::default(),
             candidates: Candidates::default(),
             stats: Stats::default(),
         })
@@ -177,6 +181,12 @@ impl Engine {
     /// Queues a request. What can never be computed is refused at once.
     pub fn submit(&mut self, request: Request) -> Result<(), AdmitError> {
         self.check_prompt(&request.prompt)?;
+        let Sampling {
+            logit_bias,
+            stop_tokens,
+            ..
+        } = &request.sampling;
+        self.check_tokens(logit_bias.iter().map(|(token, _)| token).chain(stop_tokens))?;
         if self.scheduler.contains(request.id) {
             return Err(AdmitError::DuplicateId(request.id.0));
         }
@@ -193,10 +203,17 @@ impl Engine {
             let prompt = prompt.len();
             return Err(AdmitError::PromptTooLong { prompt, context });
         }
-        if let Some(&token) = prompt.iter().find(|&&token| token as usize >= self.info.vocab_size) {
-            return Err(AdmitError::InvalidToken(token));
+        self.check_tokens(prompt)
+    }
+
+    fn check_tokens<'a>(&self, tokens: impl IntoIterator<Item = &'a u32>) -> Result<(), AdmitError> {
+        match tokens
+            .into_iter()
+            .find(|&&token| token as usize >= self.info.vocab_size)
+        {
+            Some(&token) => Err(AdmitError::InvalidToken(token)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Forgets a request, whatever its state. False if there is none. No event follows.
@@ -248,10 +265,11 @@ impl Engine {
         self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
-            let want = match (work.count == sequence.need(), sequence.request.sampling.is_greedy()) {
+            let wants_logits = sequence.request.sampling.wants_logits(sequence.answered());
+            let want = match (work.count == sequence.need(), wants_logits) {
                 (false, _) => Want::Nothing,
-                (true, true) => Want::Best,
-                (true, false) => Want::Logits,
+                (true, false) => Want::Best,
+                (true, true) => Want::Logits,
             };
             let tokens = &sequence.tokens[sequence.computed..][..work.count];
             self.batch
@@ -276,26 +294,36 @@ impl Engine {
                 continue;
             }
             let output = outputs.next().unwrap_or_default();
-            let best = self.workspace.best(output);
-            let token = match (best, self.workspace.logits(output)) {
-                (Some(best), Some(logits)) => Some(pick(
-                    logits,
-                    best,
-                    &sequence.request.sampling,
-                    sequence.tokens.len(),
-                    &mut self.candidates,
-                )),
-                (best, _) => best,
+            let sampling = &sequence.request.sampling;
+            let choice = match (self.workspace.best(output), self.workspace.logits(output)) {
+                (Some(own_best), Some(own)) => {
+                    let (logits, best) = if sampling.adjusts(sequence.answered()) {
+                        let ends = self.tokenizer.end_tokens();
+                        self.adjusted
+                            .adjust(own, sampling, &sequence.tokens, sequence.prompt_tokens, ends)
+                    } else {
+                        (own, own_best)
+                    };
+                    let position = sequence.tokens.len();
+                    let token = pick(logits, best, sampling, position, &mut self.candidates);
+                    let logprobs = sampling
+                        .logprobs
+                        .map(|count| Box::new(logprobs(own, own_best, token, count)));
+                    Some((token, logprobs))
+                }
+                (best, _) => best.map(|best| (best, None)),
             };
-            let end = match token {
+            let end = match choice {
                 None => Some((FinishReason::NonFinite, false)),
-                Some(token) => {
+                Some((token, logprobs)) => {
                     self.stats.generated_tokens += 1;
-                    if self.tokenizer.is_eog(token) && !sequence.request.ignore_eos {
+                    if sampling.stop_tokens.contains(&token)
+                        || self.tokenizer.is_eog(token) && !sequence.request.ignore_eos
+                    {
                         Some((FinishReason::Stop, true))
                     } else {
                         sequence.push(token);
-                        events.push(Event::Token { id, token });
+                        events.push(Event::Token { id, token, logprobs });
                         (sequence.tokens.len() >= sequence.limit).then_some((FinishReason::Length, false))
                     }
                 }

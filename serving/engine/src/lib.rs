@@ -1,9 +1,11 @@
 //! The engine: model file in, tokens out. Synchronous and deterministic: no HTTP, no clock, no
 //! environment, no network; time and randomness are arguments.
+mod adjust;
 pub mod chat;
 mod engine;
 mod kv;
 pub mod load;
+mod logprobs;
 mod model;
 mod pace;
 pub mod request;

@@ -17,7 +17,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Tokens to generate at most, at least one; prompt + max_tokens is clamped to the context by `submit`.
     pub max_tokens: usize,
-    /// How the next token is chosen.
+    /// How tokens are chosen.
     pub sampling: Sampling,
     /// Go on after an end-of-generation token (for benchmarks).
     pub ignore_eos: bool,
@@ -27,7 +27,8 @@ pub struct Request {
     pub priority: i32,
 }
 
-/// Sampling parameters, already validated by the server.
+/// How tokens are chosen, and which of them end the answer; already validated by the server. The default is greedy and
+/// asks for nothing else.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy; otherwise the logits are divided by it. In 0..=2.
@@ -36,14 +37,64 @@ pub struct Sampling {
     pub top_p: f32,
     /// Only the k most likely tokens; 0 is all.
     pub top_k: usize,
+    /// Only tokens whose probability, after the temperature, is at least this share of the largest. In 0..=1.
+    pub min_p: f32,
     /// Equal seeds and equal requests give equal tokens, whatever else runs.
     pub seed: u64,
+    /// Subtracted from the logit of every token that the answer has. In -2..=2.
+    pub presence_penalty: f32,
+    /// Subtracted for each time that the answer has it. In -2..=2.
+    pub frequency_penalty: f32,
+    /// Divides the logit, and multiplies a negative one, of every token of prompt and answer. Above 0.
+    pub repetition_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// No token ends the answer before it has so many.
+    pub min_tokens: usize,
+    /// Tokens that end the answer as the model's own do, also with `ignore_eos`.
+    pub stop_tokens: Vec<u32>,
+    /// Say how likely each token was, and so many of the most likely ones at its place.
+    pub logprobs: Option<usize>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            seed: 0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            min_tokens: 0,
+            stop_tokens: Vec::new(),
+            logprobs: None,
+        }
+    }
 }
 
 impl Sampling {
     /// Whether the most likely token is the one.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 || self.top_k == 1
+    }
+
+    /// Whether logits depend on the tokens so far.
+    pub fn penalises(&self) -> bool {
+        self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0
+    }
+
+    /// Whether the logits for the token after `answered` others are not the model's own.
+    pub fn adjusts(&self, answered: usize) -> bool {
+        answered < self.min_tokens || !self.logit_bias.is_empty() || self.penalises()
+    }
+
+    /// Whether the most likely token is not enough for the token after `answered` others.
+    pub fn wants_logits(&self, answered: usize) -> bool {
+        !self.is_greedy() || self.adjusts(answered) || self.logprobs.is_some()
     }
 }
 
@@ -63,6 +114,8 @@ pub enum Event {
         id: RequestId,
         /// Its id in the vocabulary.
         token: u32,
+        /// If they were asked for.
+        logprobs: Option<Box<Logprobs>>,
     },
     /// The last event of a request.
     Finished {
@@ -73,6 +126,15 @@ pub enum Event {
         /// What it used.
         usage: Usage,
     },
+}
+
+/// How likely a token was, by the model's own probabilities: natural logarithms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// Of the token.
+    pub chosen: f32,
+    /// Of the most likely tokens at its place, best first.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why a request ended.
@@ -176,4 +238,37 @@ pub struct Stats {
     pub generated_tokens: u64,
     /// Steps since start: the proof of life for the liveness probe.
     pub steps: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_requests_want_logits_only_while_something_changes_or_reports_them() {
+        let wants = |change: fn(&mut Sampling), answered| {
+            let mut sampling = Sampling::default();
+            change(&mut sampling);
+            sampling.wants_logits(answered)
+        };
+        let plain: [fn(&mut Sampling); 5] = [
+            |_| (),
+            |s| s.min_p = 0.5,
+            |s| s.top_p = 0.5,
+            |s| s.stop_tokens = vec![1],
+            |s| (s.temperature, s.top_k) = (1.0, 1),
+        ];
+        assert!(plain.iter().all(|&change| !wants(change, 0)));
+        let all: [fn(&mut Sampling); 6] = [
+            |s| s.temperature = 0.1,
+            |s| s.presence_penalty = -0.1,
+            |s| s.frequency_penalty = 0.1,
+            |s| s.repetition_penalty = 1.1,
+            |s| s.logit_bias = vec![(1, 1.0)],
+            |s| s.logprobs = Some(0),
+        ];
+        assert!(all.iter().all(|&change| wants(change, 9)));
+        let late = |answered| wants(|s| s.min_tokens = 2, answered);
+        assert_eq!([0, 1, 2].map(late), [true, true, false]);
+    }
 }

@@ -6,7 +6,7 @@ use crate::request::Sampling;
 #[derive(Debug, Default)]
 pub struct Candidates(Vec<(f32, u32)>);
 
-/// The token for `position`, from logits that are all finite; `best` is the most likely token.
+/// The token for `position`, from logits that are finite or minus infinity; `best` is the most likely token.
 pub fn pick(logits: &[f32], best: u32, sampling: &Sampling, position: usize, candidates: &mut Candidates) -> u32 {
     if sampling.is_greedy() {
         return best;
@@ -22,7 +22,7 @@ pub fn pick(logits: &[f32], best: u32, sampling: &Sampling, position: usize, can
         list.select_nth_unstable_by(sampling.top_k - 1, order);
         list.truncate(sampling.top_k);
     }
-    list.retain(|(weight, _)| *weight > 0.0);
+    list.retain(|(weight, _)| *weight > 0.0 && *weight >= sampling.min_p);
     list.sort_unstable_by(order);
     let total: f64 = list.iter().map(|(weight, _)| f64::from(*weight)).sum();
     let nucleus = total * f64::from(sampling.top_p);
@@ -66,6 +66,7 @@ mod tests {
             top_p,
             top_k,
             seed: 42,
+            ..Sampling::default()
         }
     }
 
@@ -106,6 +107,32 @@ mod tests {
         assert!(share(&logits, &sampling(1.0, 1.0, 2), 2) > 0.4);
         assert_eq!(share(&logits, &sampling(1.0, 0.4, 0), 1), 1.0);
         assert_eq!(share(&logits, &sampling(2.0, 1.0, 1), 1), 1.0);
+    }
+
+    #[test]
+    fn min_p_leaves_only_what_is_likely_enough_beside_the_most_likely() {
+        // Probabilities 8 : 4 : 2 : 1 beside each other; with temperature 2 their roots.
+        let logits = [8f32, 4.0, 2.0, 1.0].map(f32::ln);
+        let drawn = |temperature, min_p| {
+            let mut candidates = Candidates::default();
+            let sampling = Sampling {
+                min_p,
+                ..sampling(temperature, 1.0, 0)
+            };
+            let draw = |at| pick(&logits, 0, &sampling, at, &mut candidates);
+            (0..4000).map(draw).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(drawn(1.0, 0.3), [0, 1].into());
+        assert_eq!(drawn(2.0, 0.4), [0, 1, 2].into());
+        assert_eq!(drawn(1.0, 1.0), [0].into());
+        assert_eq!(drawn(1.0, 0.0).len(), 4);
+    }
+
+    #[test]
+    fn what_is_masked_is_never_drawn() {
+        let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0];
+        assert_eq!(share(&logits, &sampling(2.0, 1.0, 0), 0), 0.0);
+        assert_eq!(share(&logits, &sampling(2.0, 1.0, 3), 2), 0.0);
     }
 
     #[test]

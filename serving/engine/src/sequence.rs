@@ -94,12 +94,17 @@ impl Sequence {
         self.computed = 0;
     }
 
+    /// Tokens of the answer so far.
+    pub fn answered(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
     /// What it has used; `ended` counts the end-of-generation token that is not part of `tokens`.
     pub fn usage(&self, ended: bool) -> Usage {
         Usage {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached,
-            completion_tokens: self.tokens.len() - self.prompt_tokens + usize::from(ended),
+            completion_tokens: self.answered() + usize::from(ended),
         }
     }
 

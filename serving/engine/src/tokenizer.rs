@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::load::gguf::{Gguf, GgufError};
 
 mod bpe;
+mod hole;
 mod merge;
 pub mod protect;
 mod special;
@@ -13,6 +14,7 @@ mod spm;
 mod vocabulary;
 
 use bpe::Bpe;
+use hole::HoleMarks;
 use merge::Merger;
 use protect::RenderedPrompt;
 use special::{Segment, SpecialTokens};
@@ -34,6 +36,7 @@ pub struct Tokenizer {
     eos: Option<u32>,
     add_bos: bool,
     end_of_generation: HashSet<u32>,
+    hole: Option<HoleMarks>,
     pieces: Pieces,
 }
 
@@ -92,6 +95,7 @@ impl Tokenizer {
         if add_bos && bos.is_none() {
             return Err(gguf.metadata_error("tokenizer.ggml.bos_token_id", "is missing, and this model needs it"));
         }
+        let hole = HoleMarks::read(gguf, &vocabulary)?;
         let special = SpecialTokens::new(&vocabulary);
         let pieces = Pieces::new(&vocabulary, &model);
         Ok(Self {
@@ -102,6 +106,7 @@ impl Tokenizer {
             eos,
             add_bos,
             end_of_generation,
+            hole,
             pieces,
         })
     }
@@ -128,6 +133,12 @@ impl Tokenizer {
         self.with_bos(tokens)
     }
 
+    /// The prompt that asks for what stands between two texts, given as tokens; BOS as in
+    /// [`Tokenizer::encode_prompt`]. `None` if the model has no tokens for that.
+    pub fn around_hole(&self, prefix: &[u32], suffix: &[u32]) -> Option<Vec<u32>> {
+        Some(self.with_bos(self.hole?.around(prefix, suffix)))
+    }
+
     /// The bytes of a token as output: not always UTF-8 on their own, empty for control tokens.
     pub fn piece(&self, token: u32) -> &[u8] {
         match self.vocabulary.kind(token) {
@@ -141,9 +152,24 @@ impl Tokenizer {
         self.pieces.get(token)
     }
 
+    /// The text of tokens, control tokens by their names; what is not UTF-8 is replaced, unknown ids are left out.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|&token| self.pieces.get(token))
+            .copied()
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Whether the model ends its answer with this token.
     pub fn is_eog(&self, token: u32) -> bool {
         self.end_of_generation.contains(&token)
+    }
+
+    /// The tokens for which `is_eog` holds, in no order.
+    pub fn end_tokens(&self) -> impl Iterator<Item = u32> {
+        self.end_of_generation.iter().copied()
     }
 
     /// Tokens in all; ids are below it.

@@ -46,6 +46,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         top_p: 0.9,
         top_k: 0,
         seed: id,
+        ..Sampling::default()
     };
     Request {
         id: RequestId(id),

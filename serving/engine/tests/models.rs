@@ -48,17 +48,11 @@ fn load(file: &str, options: &EngineOptions) -> Engine {
 }
 
 fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
     Request {
         id: RequestId(id),
         prompt,
         max_tokens,
-        sampling,
+        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: id,
         priority: 0,
@@ -79,7 +73,7 @@ fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage
         for event in events.drain(..) {
             match event {
                 Event::Started { .. } => (),
-                Event::Token { id, token } => results[at(id)].0.push(token),
+                Event::Token { id, token, .. } => results[at(id)].0.push(token),
                 Event::Finished { id, reason, usage } => {
                     assert_eq!(reason, FinishReason::Length);
                     results[at(id)].1 = usage;

@@ -4,23 +4,17 @@ use crate::body;
 use crate::error::ApiError;
 use crate::input::Input;
 use crate::reply::Endpoint;
-use crate::settings::Settings;
+use crate::settings::{Bounds, Settings};
 use crate::unsupported::refuse_unsupported;
 use windlass_api::openai::{ErrorBody, GenerateRequest};
 use windlass_engine::chat::ChatTemplate;
 use windlass_engine::tokenizer::Tokenizer;
 
-/// Settings and input of a request. `context` is the longest sequence in tokens; `random_seed` serves requests that
-/// name none.
-pub fn accept(
-    mut request: GenerateRequest,
-    endpoint: Endpoint,
-    context: usize,
-    random_seed: u64,
-) -> Result<(Settings, Input), ApiError> {
+/// Settings and input of a request. `random_seed` serves requests that name none.
+pub fn accept(mut request: GenerateRequest, bounds: Bounds, random_seed: u64) -> Result<(Settings, Input), ApiError> {
     refuse_unsupported(&request.other)?;
-    let settings = Settings::new(&mut request, context, random_seed)?;
-    let input = match endpoint {
+    let settings = Settings::new(&mut request, bounds, random_seed)?;
+    let input = match bounds.endpoint {
         Endpoint::Chat => Input::chat(&mut request)?,
         Endpoint::Completions => Input::completion(&mut request)?,
     };
@@ -42,8 +36,14 @@ pub fn read(
     context: usize,
 ) -> Result<(Settings, Vec<Vec<u32>>), Refusal> {
     let accepted = || {
-        let (settings, input) = accept(body::parse(bytes)?, endpoint, context, 0)?;
-        Ok((settings, input.encode(tokenizer, template, context, 0)?))
+        let bounds = Bounds {
+            endpoint,
+            context,
+            vocabulary: tokenizer.vocab_size(),
+        };
+        let (settings, input) = accept(body::parse(bytes)?, bounds, 0)?;
+        let prompts = input.encode(tokenizer, template, context, 0)?;
+        Ok((settings, prompts.into_iter().map(|prompt| prompt.tokens).collect()))
     };
     accepted().map_err(|error: ApiError| (error.status().as_u16(), error.body()))
 }

@@ -2,12 +2,15 @@
 //! and whole answers read the same pieces, so they cannot differ. Dropping an answer cancels it.
 use crate::engine_thread::{Ticket, Update};
 use crate::error::ApiError;
+use crate::logprobs::Scored;
 use crate::metrics::{Ending, Metrics};
+use crate::settings::Settings;
 use crate::text::TextAssembler;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 use windlass_api::openai::FinishReason;
-use windlass_engine::request::{AdmitError, FinishReason as EngineReason, Usage};
+use windlass_engine::request::{AdmitError, FinishReason as EngineReason, Logprobs, Usage};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// What is new.
@@ -15,6 +18,8 @@ use windlass_engine::tokenizer::Tokenizer;
 pub struct Piece {
     /// Often empty, also at the end.
     pub text: String,
+    /// The tokens of the text, if their probabilities were asked for; each once, with the text that it began.
+    pub tokens: Vec<Scored>,
     /// Set in the last piece.
     pub end: Option<End>,
 }
@@ -35,6 +40,15 @@ pub struct Answer {
     tokenizer: Arc<Tokenizer>,
     metrics: Arc<Metrics>,
     text: TextAssembler,
+    /// Characters that were given out.
+    sent: usize,
+    /// Tokens whose text is held back.
+    scored: VecDeque<Scored>,
+    /// Comes before everything else.
+    echo: Option<String>,
+    shows_special: bool,
+    /// Texts count as stop texts after so many tokens.
+    min_tokens: usize,
     arrived: Instant,
     last_token: Option<Instant>,
     /// Counted here as well: a stop text ends an answer before the engine reports its usage.
@@ -43,16 +57,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Follows a sequence of `prompt_tokens` that was just submitted.
+    /// Follows a sequence of `prompt_tokens` that was just submitted; `echo` comes before its answer.
     pub fn new(
         ticket: Ticket,
         tokenizer: Arc<Tokenizer>,
         metrics: Arc<Metrics>,
-        stops: Vec<String>,
+        settings: &Settings,
         prompt_tokens: usize,
+        echo: Option<String>,
         arrived: Instant,
     ) -> Self {
-        let text = TextAssembler::new(stops);
+        let text = TextAssembler::new(settings.stops.clone(), settings.includes_stop);
         let usage = Usage {
             prompt_tokens,
             ..Usage::default()
@@ -62,6 +77,11 @@ impl Answer {
             tokenizer,
             metrics,
             text,
+            sent: 0,
+            scored: VecDeque::new(),
+            echo,
+            shows_special: settings.shows_special,
+            min_tokens: settings.sampling.min_tokens,
             arrived,
             last_token: None,
             usage,
@@ -84,6 +104,14 @@ impl Answer {
         if self.ended {
             return Ok(None);
         }
+        if let Some(text) = self.echo.take() {
+            let tokens = Vec::new();
+            return Ok(Some(Piece {
+                text,
+                tokens,
+                end: None,
+            }));
+        }
         let mut update = self.ticket.next().await;
         if let Some(Update::Started { cached_tokens, at }) = update {
             self.usage.cached_tokens = cached_tokens;
@@ -91,7 +119,7 @@ impl Answer {
             update = self.ticket.next().await;
         }
         match update {
-            Some(Update::Token { token, at }) => Ok(Some(self.token(token, at))),
+            Some(Update::Token { token, logprobs, at }) => Ok(Some(self.token(token, logprobs.as_deref(), at))),
             Some(Update::Finished { reason, usage, at }) => {
                 self.usage = usage;
                 let text = std::mem::take(&mut self.text);
@@ -102,7 +130,7 @@ impl Answer {
                     EngineReason::Length => FinishReason::Length,
                     EngineReason::NonFinite => return Err(self.fail(ApiError::NotFinite)),
                 };
-                Ok(Some(self.end(text, reason, at)))
+                Ok(Some(self.end(text, reason, stopped, at)))
             }
             other => {
                 let error = lost(other.as_ref());
@@ -111,20 +139,51 @@ impl Answer {
         }
     }
 
-    fn token(&mut self, token: u32, at: Instant) -> Piece {
+    fn token(&mut self, token: u32, logprobs: Option<&Logprobs>, at: Instant) -> Piece {
         match self.last_token.replace(at) {
             None => self.metrics.first_token(at.saturating_duration_since(self.arrived)),
             Some(last) => self.metrics.next_token(at.saturating_duration_since(last)),
         }
         self.usage.completion_tokens += 1;
-        let text = self.text.push(self.tokenizer.piece(token));
-        if self.text.stopped() {
-            return self.end(text, FinishReason::Stop, at);
+        if let Some(logprobs) = logprobs {
+            let offset = self.text.characters();
+            self.scored
+                .push_back(Scored::new(&self.tokenizer, token, offset, logprobs));
         }
-        Piece { text, end: None }
+        let bytes = if self.shows_special {
+            self.tokenizer.piece_with_special(token)
+        } else {
+            self.tokenizer.piece(token)
+        };
+        let text = if self.usage.completion_tokens <= self.min_tokens {
+            self.text.push_unstoppable(bytes)
+        } else {
+            self.text.push(bytes)
+        };
+        if self.text.stopped() {
+            return self.end(text, FinishReason::Stop, true, at);
+        }
+        let tokens = self.release(&text);
+        Piece {
+            text,
+            tokens,
+            end: None,
+        }
     }
 
-    fn end(&mut self, text: String, reason: FinishReason, at: Instant) -> Piece {
+    /// The tokens that begin inside the text up to the end of `text`, which is given out now.
+    fn release(&mut self, text: &str) -> Vec<Scored> {
+        self.sent += text.chars().count();
+        let begun = self.scored.partition_point(|scored| scored.offset < self.sent);
+        self.scored.drain(..begun).collect()
+    }
+
+    /// `stopped`: by a stop text; tokens after the end of the answer's text are then none of it.
+    fn end(&mut self, text: String, reason: FinishReason, stopped: bool, at: Instant) -> Piece {
+        let mut tokens = self.release(&text);
+        if !stopped {
+            tokens.extend(self.scored.drain(..));
+        }
         let ending = match reason {
             FinishReason::Stop => Ending::Stop,
             FinishReason::Length => Ending::Length,
@@ -132,6 +191,7 @@ impl Answer {
         self.record(ending, at);
         Piece {
             text,
+            tokens,
             end: Some(End {
                 reason,
                 usage: self.usage,

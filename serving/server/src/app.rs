@@ -3,10 +3,12 @@ use crate::body::BodyReader;
 use crate::engine_thread::EngineHandle;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::tokenize;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 use windlass_engine::chat::ChatTemplate;
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -38,6 +40,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// For request bodies.
     pub bodies: BodyReader,
+    /// Places of those that only want tokens.
+    pub tokenizing: Semaphore,
     model: OnceLock<Model>,
     draining: AtomicBool,
     /// Random keys: ids, seeds and salts cannot be guessed from outside.
@@ -54,6 +58,7 @@ impl App {
             started: unix_seconds(),
             stall_timeout,
             bodies: BodyReader::new(),
+            tokenizing: Semaphore::new(tokenize::MAX_AT_ONCE),
             model: OnceLock::new(),
             draining: AtomicBool::new(false),
             random: RandomState::new(),

@@ -16,8 +16,8 @@ use std::time::Duration;
         -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}], \"stream\": true}'\n\n\
         Threads and memory follow from the control group (a container's limits), so the defaults are right in a pod. \
         Every flag has an environment variable; a flag wins.",
-    after_long_help = "Routes: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health/live, \
-        GET /health/ready, GET /metrics.\n\n\
+    after_long_help = "Routes: POST /v1/chat/completions, POST /v1/completions, POST /tokenize, POST /detokenize, \
+        GET /v1/models, GET /health/live, GET /health/ready, GET /metrics.\n\n\
         Signals: the first SIGTERM or SIGINT drains: no new connections, running and queued requests finish. A second one exits at once.\n\n\
         Exit codes: 0 after a complete drain; 1 when the model or the address cannot be used, the engine breaks, or \
         the drain ran out of time; 2 for wrong flags."

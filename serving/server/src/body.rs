@@ -110,6 +110,7 @@ fn unparsable(param: Option<String>, error: &serde_json::Error) -> ApiError {
         .to_string()
         .replace("expected u64", "expected an integer that is not negative")
         .replace("expected i64", "expected an integer")
+        .replace("expected u32", "expected a token id")
         .replace("expected f64", "expected a number");
     ApiError::Unparsable {
         param: param.map(|param| shortened(&param, MAX_QUOTED_BYTES)),

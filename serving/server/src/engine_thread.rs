@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use windlass_engine::request::{AdmitError, Event, FinishReason, Request, RequestId, Stats, Usage};
+use windlass_engine::request::{AdmitError, Event, FinishReason, Logprobs, Request, RequestId, Stats, Usage};
 
 /// What the thread needs of an engine; the seam where tests put one that is slow on purpose.
 pub trait Backend {
@@ -46,6 +46,8 @@ pub enum Update {
     Token {
         /// Its id.
         token: u32,
+        /// If they were asked for.
+        logprobs: Option<Box<Logprobs>>,
         /// When its step ended.
         at: Instant,
     },
@@ -327,9 +329,9 @@ impl<B: Backend> EngineLoop<B> {
                     );
                 }
             }
-            Event::Token { id, token } => {
+            Event::Token { id, token, logprobs } => {
                 if let Some(sequence) = self.live.get(&id) {
-                    send(sequence, Update::Token { token, at });
+                    send(sequence, Update::Token { token, logprobs, at });
                 }
             }
             Event::Finished { id, reason, usage } => {

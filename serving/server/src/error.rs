@@ -40,7 +40,7 @@ pub enum ApiError {
          Your input has {prompt} tokens. Please shorten it."
     )]
     ContextLengthExceeded {
-        /// `messages` or `prompt`.
+        /// `messages`, `prompt` or `suffix`.
         param: &'static str,
         /// Tokens of the prompt.
         prompt: usize,

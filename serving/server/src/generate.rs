@@ -1,12 +1,12 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: check, take a place in the queue,
 //! tokenise, submit, and answer whole or as a stream.
 use crate::accept::accept;
-use crate::answer::{Answer, End};
+use crate::answer::Answer;
 use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
-use crate::input::Input;
-use crate::reply::{Endpoint, Reply};
-use crate::settings::Settings;
+use crate::input::{Input, Prompt, blocking};
+use crate::reply::{Choice, Endpoint, Reply};
+use crate::settings::{Bounds, Settings};
 use crate::stream;
 use axum::Json;
 use axum::extract::{Request, State};
@@ -35,18 +35,25 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
     let model = app.model()?;
     let mut request: GenerateRequest = app.bodies.json(request).await?;
     check_model(app, request.model.take())?;
-    let (settings, input) = accept(request, endpoint, model.context, app.random())?;
-    let place = reserve(model, input.sequences())?;
+    let bounds = Bounds {
+        endpoint,
+        context: model.context,
+        vocabulary: model.tokenizer.vocab_size(),
+    };
+    let (settings, input) = accept(request, bounds, app.random())?;
+    let place = reserve(model, input.prompts(), settings.choices)?;
     let reply = Reply {
         endpoint,
         id: reply_id(app, endpoint),
         created: unix_seconds(),
         model: app.served_name.clone(),
         include_usage: settings.include_usage,
+        logprobs: settings.sampling.logprobs.is_some(),
+        choices: settings.choices,
     };
     let prompts = encode(model, input).await?;
     let stream = settings.stream;
-    let answers = submit(app, model, place, prompts, settings, endpoint, arrived).await?;
+    let answers = submit(app, model, place, prompts, &settings, arrived).await?;
     if stream {
         return Ok(stream::events(reply, answers).into_response());
     }
@@ -69,10 +76,12 @@ pub fn check_model(app: &App, asked: Option<String>) -> Result<(), ApiError> {
 }
 
 /// Places for all sequences of a request, before anything expensive is done for it.
-fn reserve(model: &Model, sequences: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+fn reserve(model: &Model, prompts: usize, choices: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    let sequences = prompts.saturating_mul(choices);
     if sequences > model.capacity {
-        let message = format!("this server takes {} prompts at once", model.capacity);
-        return Err(ApiError::invalid("prompt", message));
+        let param = if choices > 1 { "n" } else { "prompt" };
+        let message = format!("this server takes {} answers at once", model.capacity);
+        return Err(ApiError::invalid(param, message));
     }
     let count = u32::try_from(sequences).map_err(|error| ApiError::Internal {
         detail: error.to_string(),
@@ -80,50 +89,52 @@ fn reserve(model: &Model, sequences: usize) -> Result<OwnedSemaphorePermit, ApiE
     model.engine.reserve(count).ok_or(ApiError::QueueFull)
 }
 
-async fn encode(model: &Model, input: Input) -> Result<Vec<Vec<u32>>, ApiError> {
+async fn encode(model: &Model, input: Input) -> Result<Vec<Prompt>, ApiError> {
     let (tokenizer, template, context) = (model.tokenizer.clone(), model.template.clone(), model.context);
-    let now = i64::try_from(unix_seconds()).unwrap_or(i64::MAX);
-    tokio::task::spawn_blocking(move || input.encode(&tokenizer, &template, context, now))
-        .await
-        .map_err(|error| ApiError::Internal {
-            detail: error.to_string(),
-        })?
+    let now = unix_seconds();
+    blocking(move || input.encode(&tokenizer, &template, context, now)).await
 }
 
 async fn submit(
     app: &App,
     model: &Model,
     mut place: OwnedSemaphorePermit,
-    prompts: Vec<Vec<u32>>,
-    settings: Settings,
-    endpoint: Endpoint,
+    prompts: Vec<Prompt>,
+    settings: &Settings,
     arrived: Instant,
 ) -> Result<Vec<Answer>, ApiError> {
-    // A completion without a limit is short, a chat's answer ends by itself: OpenAI's defaults.
-    let default_tokens = if endpoint == Endpoint::Completions {
-        16
-    } else {
-        model.context
-    };
     let cache_salt = app.salt(settings.cache_salt.as_deref());
-    let mut answers = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
+    let mut answers = Vec::with_capacity(prompts.len() * settings.choices);
+    let choices = prompts
+        .iter()
+        .flat_map(|prompt| (0..settings.choices).map(move |choice| (prompt, choice)));
+    for (prompt, choice) in choices {
         let own = place.split(1).ok_or_else(|| ApiError::Internal {
             detail: "a place is missing".to_owned(),
         })?;
-        let prompt_tokens = prompt.len();
+        let mut sampling = settings.sampling.clone();
+        // The first choice is what the seed gives alone.
+        sampling.seed = sampling.seed.wrapping_add(choice as u64);
         let request = EngineRequest {
             id: model.engine.next_id(),
-            prompt,
-            max_tokens: settings.max_tokens.unwrap_or(default_tokens),
-            sampling: settings.sampling.clone(),
+            prompt: prompt.tokens.clone(),
+            max_tokens: settings.max_tokens,
+            sampling,
             ignore_eos: settings.ignore_eos,
             cache_salt,
-            priority: 0,
+            priority: settings.priority,
         };
         let ticket = model.engine.submit(request, own);
-        let (tokenizer, metrics, stops) = (model.tokenizer.clone(), app.metrics.clone(), settings.stops.clone());
-        answers.push(Answer::new(ticket, tokenizer, metrics, stops, prompt_tokens, arrived));
+        let (tokenizer, metrics) = (model.tokenizer.clone(), app.metrics.clone());
+        answers.push(Answer::new(
+            ticket,
+            tokenizer,
+            metrics,
+            settings,
+            prompt.tokens.len(),
+            settings.echo.then(|| prompt.text.clone()),
+            arrived,
+        ));
     }
     for answer in &mut answers {
         answer.admitted().await?;
@@ -131,12 +142,13 @@ async fn submit(
     Ok(answers)
 }
 
-async fn whole(mut answer: Answer) -> Result<(String, End), ApiError> {
-    let mut text = String::new();
+async fn whole(mut answer: Answer) -> Result<Choice, ApiError> {
+    let (mut text, mut tokens) = (String::new(), Vec::new());
     while let Some(piece) = answer.next().await? {
         text += &piece.text;
+        tokens.extend(piece.tokens);
         if let Some(end) = piece.end {
-            return Ok((text, end));
+            return Ok(Choice { text, tokens, end });
         }
     }
     Err(ApiError::Internal {

@@ -2,7 +2,7 @@
 //! `Connection: close` while draining or after a chunked body.
 use crate::app::App;
 use crate::error::{ApiError, LogNote};
-use crate::{generate, metrics};
+use crate::{generate, metrics, tokenize};
 use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -19,6 +19,8 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completions))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
         .route("/health/live", get(live))
@@ -112,7 +114,7 @@ async fn every_answer(
         .unwrap_or_default();
     if status.is_server_error() && !note.is_empty() {
         tracing::error!(request = id, %method, route, status = status.as_u16(), seconds, detail = note, "answered");
-    } else if route.starts_with("/v1/") || route == "other" {
+    } else if !route.starts_with("/health/") && route != "/metrics" {
         tracing::info!(request = id, %method, route, status = status.as_u16(), seconds, detail = note, "answered");
     } else {
         tracing::debug!(request = id, %method, route, status = status.as_u16(), seconds, "answered");

@@ -2,7 +2,7 @@
 //! Runs on a blocking thread, because a long text takes long.
 use crate::error::{ApiError, shortened};
 use serde_json::{Value, json};
-use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt};
+use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt as WirePrompt};
 use windlass_engine::chat::{ChatTemplate, RenderOptions, TemplateError};
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -15,6 +15,15 @@ pub const MAX_PROMPTS: usize = 64;
 /// Bytes of a template's own complaint that are repeated.
 const MAX_QUOTED_BYTES: usize = 200;
 
+/// What one sequence, or several that differ in chance alone, begins with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// At least one.
+    pub tokens: Vec<u32>,
+    /// For answers that begin with their prompt. Empty for a chat, which has no such answers.
+    pub text: String,
+}
+
 /// What to answer, checked and not yet tokenised.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
@@ -22,6 +31,8 @@ pub enum Input {
     Chat(Value),
     /// Texts, one sequence each.
     Texts(Vec<String>),
+    /// Texts, one sequence each, and what follows after the answer to each.
+    Holes(Vec<String>, String),
     /// Token ids, one sequence each.
     Tokens(Vec<Vec<u32>>),
 }
@@ -29,43 +40,38 @@ pub enum Input {
 impl Input {
     /// The input of a chat.
     pub fn chat(request: &mut GenerateRequest) -> Result<Self, ApiError> {
-        let messages = request.messages.take().ok_or_else(|| missing("messages"))?;
-        if messages.is_empty() || messages.len() > MAX_MESSAGES {
-            return Err(ApiError::invalid(
-                "messages",
-                format!("1 to {MAX_MESSAGES} messages are allowed"),
-            ));
+        if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+            return Err(ApiError::invalid("suffix", "it is for completions only"));
         }
-        let messages: Result<Vec<Value>, ApiError> = messages
-            .into_iter()
-            .enumerate()
-            .map(|(index, message)| message_value(index, message))
-            .collect();
-        Ok(Self::Chat(Value::Array(messages?)))
+        messages(request.messages.take()).map(Self::Chat)
     }
 
     /// The input of a completion.
     pub fn completion(request: &mut GenerateRequest) -> Result<Self, ApiError> {
         let input = match request.prompt.take().ok_or_else(|| missing("prompt"))? {
-            Prompt::Text(text) => Self::Texts(vec![text]),
-            Prompt::Texts(texts) => Self::Texts(texts),
-            Prompt::Tokens(tokens) => Self::Tokens(vec![tokens]),
-            Prompt::TokenLists(lists) => Self::Tokens(lists),
+            WirePrompt::Text(text) => Self::Texts(vec![text]),
+            WirePrompt::Texts(texts) => Self::Texts(texts),
+            WirePrompt::Tokens(tokens) => Self::Tokens(vec![tokens]),
+            WirePrompt::TokenLists(lists) => Self::Tokens(lists),
         };
-        match input.sequences() {
-            1..=MAX_PROMPTS => Ok(input),
-            _ => Err(ApiError::invalid(
+        if !(1..=MAX_PROMPTS).contains(&input.prompts()) {
+            return Err(ApiError::invalid(
                 "prompt",
                 format!("1 to {MAX_PROMPTS} prompts are allowed"),
-            )),
+            ));
+        }
+        match (input, request.suffix.take().filter(|suffix| !suffix.is_empty())) {
+            (input, None) => Ok(input),
+            (Self::Texts(texts), Some(suffix)) => Ok(Self::Holes(texts, suffix)),
+            (_, Some(_)) => Err(ApiError::invalid("suffix", "it needs a `prompt` of text")),
         }
     }
 
-    /// How many sequences it makes.
-    pub fn sequences(&self) -> usize {
+    /// How many prompts it has.
+    pub fn prompts(&self) -> usize {
         match self {
             Self::Chat(_) => 1,
-            Self::Texts(texts) => texts.len(),
+            Self::Texts(texts) | Self::Holes(texts, _) => texts.len(),
             Self::Tokens(lists) => lists.len(),
         }
     }
@@ -74,51 +80,120 @@ impl Input {
     fn param(&self) -> &'static str {
         match self {
             Self::Chat(_) => "messages",
-            Self::Texts(_) | Self::Tokens(_) => "prompt",
+            Self::Texts(_) | Self::Holes(..) | Self::Tokens(_) => "prompt",
         }
     }
 
-    /// Token ids of each sequence, of which each leaves room for an answer in `context` tokens.
+    /// The prompts, of which each leaves room for an answer in `context` tokens.
     /// `now` is the time that a template may print.
     pub fn encode(
         self,
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
         context: usize,
-        now: i64,
-    ) -> Result<Vec<Vec<u32>>, ApiError> {
+        now: u64,
+    ) -> Result<Vec<Prompt>, ApiError> {
         let param = self.param();
-        let sequences = match self {
-            Self::Chat(messages) => {
-                let options = RenderOptions {
-                    add_generation_prompt: true,
-                    now,
-                    ..RenderOptions::default()
+        let prompts: Vec<Prompt> = match self {
+            Self::Chat(messages) => vec![Prompt {
+                tokens: render(&messages, tokenizer, template, true, now)?,
+                text: String::new(),
+            }],
+            Self::Texts(texts) => {
+                let prompt = |text: String| Prompt {
+                    tokens: tokenizer.encode_prompt(&text),
+                    text,
                 };
-                let rendered = template.render(&messages, &options).map_err(template_error)?;
-                vec![tokenizer.encode_rendered(&rendered)]
+                texts.into_iter().map(prompt).collect()
             }
-            Self::Texts(texts) => texts.iter().map(|text| tokenizer.encode_prompt(text)).collect(),
-            Self::Tokens(lists) => lists,
+            Self::Holes(texts, suffix) => {
+                // Texts of strangers: no control tokens, as in messages.
+                let suffix = tokenizer.encode(&suffix, false);
+                check_length(suffix.len(), context, "suffix")?;
+                let prompt = |text: String| {
+                    let tokens = tokenizer.around_hole(&tokenizer.encode(&text, false), &suffix);
+                    let tokens = tokens.ok_or_else(|| ApiError::Unsupported {
+                        param: "suffix".to_owned(),
+                        reason: " with this model: it has no tokens for filling in",
+                    })?;
+                    Ok(Prompt { tokens, text })
+                };
+                texts.into_iter().map(prompt).collect::<Result<_, ApiError>>()?
+            }
+            Self::Tokens(lists) => {
+                let prompt = |tokens: Vec<u32>| Prompt {
+                    text: tokenizer.decode(&tokens),
+                    tokens,
+                };
+                lists.into_iter().map(prompt).collect()
+            }
         };
-        for tokens in &sequences {
-            check_tokens(tokens, tokenizer.vocab_size(), context, param)?;
+        for prompt in &prompts {
+            check_tokens(&prompt.tokens, tokenizer.vocab_size(), context, param)?;
         }
-        Ok(sequences)
+        Ok(prompts)
     }
+}
+
+/// Messages as templates take them: an array of objects.
+pub fn messages(messages: Option<Vec<ChatMessage>>) -> Result<Value, ApiError> {
+    let messages = messages.ok_or_else(|| missing("messages"))?;
+    if messages.is_empty() || messages.len() > MAX_MESSAGES {
+        return Err(ApiError::invalid(
+            "messages",
+            format!("1 to {MAX_MESSAGES} messages are allowed"),
+        ));
+    }
+    let numbered = messages.into_iter().enumerate();
+    let values: Result<_, _> = numbered.map(|(index, message)| message_value(index, message)).collect();
+    values.map(Value::Array)
+}
+
+/// The tokens of such messages, with the beginning of an answer if there is to be one. `now`, in seconds since 1970,
+/// is the time that a template may print.
+pub fn render(
+    messages: &Value,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    add_generation_prompt: bool,
+    now: u64,
+) -> Result<Vec<u32>, ApiError> {
+    let options = RenderOptions {
+        add_generation_prompt,
+        now: i64::try_from(now).unwrap_or(i64::MAX),
+        ..RenderOptions::default()
+    };
+    let rendered = template.render(messages, &options).map_err(template_error)?;
+    Ok(tokenizer.encode_rendered(&rendered))
+}
+
+/// Runs what takes long on a thread for that.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ApiError::Internal {
+        detail: error.to_string(),
+    })?
 }
 
 fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'static str) -> Result<(), ApiError> {
     if tokens.is_empty() {
         return Err(ApiError::invalid(param, "there is nothing to continue"));
     }
-    if tokens.len() >= context {
-        return Err(ApiError::ContextLengthExceeded {
-            param,
-            prompt: tokens.len(),
-            context,
-        });
+    check_length(tokens.len(), context, param)?;
+    check_vocabulary(tokens, vocabulary, param)
+}
+
+fn check_length(prompt: usize, context: usize, param: &'static str) -> Result<(), ApiError> {
+    if prompt < context {
+        return Ok(());
     }
+    Err(ApiError::ContextLengthExceeded { param, prompt, context })
+}
+
+/// Whether all ids are those of tokens.
+pub fn check_vocabulary(tokens: &[u32], vocabulary: usize, param: &str) -> Result<(), ApiError> {
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {
         Some(token) => Err(ApiError::invalid(
             param,
@@ -128,7 +203,8 @@ fn check_tokens(tokens: &[u32], vocabulary: usize, context: usize, param: &'stat
     }
 }
 
-fn missing(param: &str) -> ApiError {
+/// A field that must be there.
+pub fn missing(param: &str) -> ApiError {
     ApiError::invalid(param, "it is missing")
 }
 
@@ -269,10 +345,35 @@ mod tests {
         assert_eq!(completion(json!("a")), Ok(Input::Texts(vec!["a".into()])));
         assert_eq!(completion(json!(["a"])), Ok(Input::Texts(vec!["a".into()])));
         assert_eq!(completion(json!([1, 2])), Ok(Input::Tokens(vec![vec![1, 2]])));
-        assert_eq!(completion(json!([[1], [2]])).map(|input| input.sequences()), Ok(2));
+        assert_eq!(completion(json!([[1], [2]])).map(|input| input.prompts()), Ok(2));
         for bad in [json!([]), json!(vec!["a"; MAX_PROMPTS + 1]), Value::Null] {
             assert_eq!(completion(bad), Err("prompt".into()));
         }
+    }
+
+    #[test]
+    fn a_suffix_belongs_to_texts_and_an_empty_one_asks_for_nothing() {
+        let input = |body: Value| {
+            let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
+            let input = match request.messages {
+                Some(_) => Input::chat(&mut request),
+                None => Input::completion(&mut request),
+            };
+            input.map_err(|error| error.body().error.param.unwrap_or_default())
+        };
+        let hole = Input::Holes(vec!["a".into(), "b".into()], "c".into());
+        assert_eq!(hole.prompts(), 2);
+        assert_eq!(input(json!({"prompt": ["a", "b"], "suffix": "c"})), Ok(hole));
+        let plain = Ok(Input::Texts(vec!["a".into()]));
+        assert_eq!(input(json!({"prompt": "a", "suffix": ""})), plain);
+        assert_eq!(input(json!({"prompt": "a", "suffix": null})), plain);
+        assert_eq!(input(json!({"prompt": [1], "suffix": "c"})), Err("suffix".into()));
+        let messages = json!([{"role": "user", "content": "a"}]);
+        assert_eq!(
+            input(json!({"messages": messages, "suffix": "c"})),
+            Err("suffix".into())
+        );
+        assert!(input(json!({"messages": messages, "suffix": ""})).is_ok());
     }
 
     #[test]

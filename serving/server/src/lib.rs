@@ -14,12 +14,15 @@ mod input;
 mod listen;
 mod load;
 mod log;
+mod logprobs;
 mod machine;
 mod metrics;
 mod reply;
+mod sampling;
 mod settings;
 mod stream;
 mod text;
+mod tokenize;
 mod unsupported;
 
 pub use accept::{Refusal, read};

@@ -51,18 +51,12 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
     if prompt.is_empty() {
         prompt.push(0);
     }
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
     let id = RequestId(0);
     let request = Request {
         id,
         prompt,
         max_tokens: 1,
-        sampling,
+        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: 0,
         priority: 0,

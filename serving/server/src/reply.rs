@@ -1,9 +1,10 @@
 //! The JSON around an answer's text: whole answers and stream events of both endpoints.
 use crate::answer::End;
+use crate::logprobs::{self, Scored};
 use serde::Serialize;
 use windlass_api::openai::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatResponse, ChatResponseMessage, CompletionChoice,
-    CompletionResponse, FinishReason, Usage,
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatResponseMessage,
+    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, Usage,
 };
 
 /// Which endpoint answers.
@@ -27,6 +28,17 @@ pub enum Body {
     Completion(CompletionResponse),
 }
 
+/// A complete answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// All of it.
+    pub text: String,
+    /// Its tokens, if their probabilities were asked for.
+    pub tokens: Vec<Scored>,
+    /// How it ended.
+    pub end: End,
+}
+
 /// What is the same in all parts of one reply.
 #[derive(Debug, Clone)]
 pub struct Reply {
@@ -40,33 +52,39 @@ pub struct Reply {
     pub model: String,
     /// Whether events have a `usage` field.
     pub include_usage: bool,
+    /// Whether choices have a `logprobs` field.
+    pub logprobs: bool,
+    /// Choices of each prompt; its tokens are counted once.
+    pub choices: usize,
 }
 
 impl Reply {
-    /// A whole reply: text and end of each choice.
-    pub fn whole(&self, choices: Vec<(String, End)>) -> Body {
-        let usage = total(choices.iter().map(|(_, end)| end));
+    /// A whole reply.
+    pub fn whole(&self, choices: Vec<Choice>) -> Body {
+        let usage = self.total((0..).zip(choices.iter().map(|choice| &choice.end)));
         match self.endpoint {
             Endpoint::Chat => Body::Chat(ChatResponse {
                 id: self.id.clone(),
                 object: "chat.completion".to_owned(),
                 created: self.created,
                 model: self.model.clone(),
-                choices: numbered(choices, |index, (content, end)| ChatChoice {
+                choices: numbered(choices, |index, choice| ChatChoice {
                     index,
                     message: ChatResponseMessage {
                         role: "assistant".to_owned(),
-                        content,
+                        content: choice.text,
                     },
-                    finish_reason: end.reason,
+                    finish_reason: choice.end.reason,
+                    logprobs: self.logprobs.then(|| logprobs::chat(choice.tokens)),
                 }),
                 usage,
             }),
             Endpoint::Completions => Body::Completion(self.completion(
-                numbered(choices, |index, (text, end)| CompletionChoice {
+                numbered(choices, |index, choice| CompletionChoice {
                     index,
-                    text,
-                    finish_reason: Some(end.reason),
+                    text: choice.text,
+                    finish_reason: Some(choice.end.reason),
+                    logprobs: self.logprobs.then(|| logprobs::completion(choice.tokens)),
                 }),
                 Some(Some(usage)),
             )),
@@ -79,61 +97,92 @@ impl Reply {
             role: Some("assistant".to_owned()),
             content: Some(String::new()),
         };
-        (self.endpoint == Endpoint::Chat).then(|| self.chat_event(index, delta, None))
+        (self.endpoint == Endpoint::Chat).then(|| self.chat_event(index, delta, None, None))
     }
 
-    /// An event with new text.
-    pub fn text(&self, index: u32, text: String) -> Body {
+    /// An event with new text, and its tokens if their probabilities were asked for.
+    pub fn text(&self, index: u32, text: String, tokens: Vec<Scored>) -> Body {
         match self.endpoint {
-            Endpoint::Chat => self.chat_event(
-                index,
-                ChatDelta {
+            Endpoint::Chat => {
+                let delta = ChatDelta {
                     role: None,
                     content: Some(text),
-                },
-                None,
-            ),
-            Endpoint::Completions => self.completion_event(index, text, None),
+                };
+                let logprobs = self.logprobs.then(|| logprobs::chat(tokens));
+                self.chat_event(index, delta, logprobs, None)
+            }
+            Endpoint::Completions => {
+                let logprobs = self.logprobs.then(|| logprobs::completion(tokens));
+                self.completion_event(index, text, logprobs, None)
+            }
         }
     }
 
     /// The last event of a choice.
     pub fn closing(&self, index: u32, reason: FinishReason) -> Body {
         match self.endpoint {
-            Endpoint::Chat => self.chat_event(index, ChatDelta::default(), Some(reason)),
-            Endpoint::Completions => self.completion_event(index, String::new(), Some(reason)),
+            Endpoint::Chat => self.chat_event(index, ChatDelta::default(), None, Some(reason)),
+            Endpoint::Completions => self.completion_event(index, String::new(), None, Some(reason)),
         }
     }
 
     /// The event with the usage of all choices, when it was asked for.
-    pub fn usage(&self, ends: &[End]) -> Option<Body> {
-        let usage = Some(Some(total(ends.iter())));
+    pub fn usage(&self, ends: &[(u32, End)]) -> Option<Body> {
+        let usage = Some(Some(self.total(ends.iter().map(|(index, end)| (*index, end)))));
         self.include_usage.then(|| match self.endpoint {
             Endpoint::Chat => Body::ChatChunk(self.chat_chunk(Vec::new(), usage)),
             Endpoint::Completions => Body::Completion(self.completion(Vec::new(), usage)),
         })
     }
 
-    fn chat_event(&self, index: u32, delta: ChatDelta, finish_reason: Option<FinishReason>) -> Body {
+    fn chat_event(
+        &self,
+        index: u32,
+        delta: ChatDelta,
+        logprobs: Option<ChatLogprobs>,
+        finish_reason: Option<FinishReason>,
+    ) -> Body {
         Body::ChatChunk(self.chat_chunk(
             vec![ChatChunkChoice {
                 index,
                 delta,
                 finish_reason,
+                logprobs,
             }],
             self.no_usage(),
         ))
     }
 
-    fn completion_event(&self, index: u32, text: String, finish_reason: Option<FinishReason>) -> Body {
+    fn completion_event(
+        &self,
+        index: u32,
+        text: String,
+        logprobs: Option<CompletionLogprobs>,
+        finish_reason: Option<FinishReason>,
+    ) -> Body {
         Body::Completion(self.completion(
             vec![CompletionChoice {
                 index,
                 text,
                 finish_reason,
+                logprobs,
             }],
             self.no_usage(),
         ))
+    }
+
+    /// What all choices cost, given with their numbers.
+    fn total<'a>(&self, ends: impl Iterator<Item = (u32, &'a End)>) -> Usage {
+        let mut sum = Usage::default();
+        for (index, End { usage, .. }) in ends {
+            if (index as usize).is_multiple_of(self.choices) {
+                sum.prompt_tokens += usage.prompt_tokens;
+                sum.prompt_tokens_details.cached_tokens += usage.cached_tokens;
+            }
+            sum.completion_tokens += usage.completion_tokens;
+        }
+        sum.total_tokens = sum.prompt_tokens + sum.completion_tokens;
+        sum
     }
 
     fn no_usage(&self) -> Option<Option<Usage>> {
@@ -169,19 +218,6 @@ fn numbered<A, B>(items: Vec<A>, build: impl Fn(u32, A) -> B) -> Vec<B> {
     (0..).zip(items).map(|(index, item)| build(index, item)).collect()
 }
 
-fn total<'a>(ends: impl Iterator<Item = &'a End>) -> Usage {
-    let mut sum = Usage::default();
-    for End { usage, .. } in ends {
-        sum.prompt_tokens += usage.prompt_tokens;
-        sum.completion_tokens += usage.completion_tokens;
-        sum.prompt_tokens_details.cached_tokens += usage.cached_tokens;
-    }
-    Usage {
-        total_tokens: sum.prompt_tokens + sum.completion_tokens,
-        ..sum
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +231,16 @@ mod tests {
             created: 5,
             model: "m".into(),
             include_usage,
+            logprobs: false,
+            choices: 1,
+        }
+    }
+
+    fn choice(text: &str) -> Choice {
+        Choice {
+            text: text.into(),
+            tokens: Vec::new(),
+            end: end(),
         }
     }
 
@@ -216,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_whole_chat_reply_has_openais_shape() {
-        let body = value(reply(Endpoint::Chat, false).whole(vec![("hi".into(), end())]));
+        let body = value(reply(Endpoint::Chat, false).whole(vec![choice("hi")]));
         let expected = json!({
             "id": "x-1", "object": "chat.completion", "created": 5, "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "length"}],
@@ -228,7 +274,7 @@ mod tests {
 
     #[test]
     fn several_prompts_give_numbered_choices_and_one_sum() {
-        let whole = reply(Endpoint::Completions, false).whole(vec![("a".into(), end()), ("b".into(), end())]);
+        let whole = reply(Endpoint::Completions, false).whole(vec![choice("a"), choice("b")]);
         let body = value(whole);
         assert_eq!(
             body["choices"][1],
@@ -239,13 +285,46 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_with_several_choices_is_counted_once() {
+        let reply = Reply {
+            choices: 2,
+            include_usage: true,
+            ..reply(Endpoint::Completions, false)
+        };
+        let whole = value(reply.whole(["a", "b", "c", "d"].map(choice).to_vec()));
+        let expected = json!({"prompt_tokens": 20, "completion_tokens": 12, "total_tokens": 32,
+                              "prompt_tokens_details": {"cached_tokens": 16}});
+        assert_eq!(whole["usage"], expected);
+        let ends = [3, 1, 0, 2].map(|index| (index, end()));
+        assert_eq!(value(reply.usage(&ends))["usage"], expected);
+    }
+
+    #[test]
+    fn logprobs_are_there_when_asked_for_also_without_a_token() {
+        for endpoint in [Endpoint::Chat, Endpoint::Completions] {
+            let reply = Reply {
+                logprobs: true,
+                ..reply(endpoint, false)
+            };
+            let whole = value(reply.whole(vec![choice("")]));
+            assert!(whole["choices"][0]["logprobs"].is_object(), "{whole}");
+            let event = value(reply.text(0, String::new(), Vec::new()));
+            assert!(event["choices"][0]["logprobs"].is_object(), "{event}");
+            assert_eq!(
+                value(reply.closing(0, FinishReason::Stop))["choices"][0].get("logprobs"),
+                None
+            );
+        }
+    }
+
+    #[test]
     fn a_chat_stream_begins_with_the_role_and_ends_with_a_reason() {
         let reply = reply(Endpoint::Chat, false);
         assert_eq!(
             value(reply.opening(0))["choices"][0]["delta"],
             json!({"role": "assistant", "content": ""})
         );
-        let text = value(reply.text(0, "hi".into()));
+        let text = value(reply.text(0, "hi".into(), Vec::new()));
         assert_eq!(
             text["choices"][0],
             json!({"index": 0, "delta": {"content": "hi"}, "finish_reason": null})
@@ -262,13 +341,16 @@ mod tests {
     fn usage_in_a_stream_is_null_until_its_own_event() {
         for endpoint in [Endpoint::Chat, Endpoint::Completions] {
             let with = reply(endpoint, true);
-            assert_eq!(value(with.text(0, "a".into())).get("usage"), Some(&Value::Null));
-            let usage = value(with.usage(&[end()]));
+            assert_eq!(
+                value(with.text(0, "a".into(), Vec::new())).get("usage"),
+                Some(&Value::Null)
+            );
+            let usage = value(with.usage(&[(0, end())]));
             assert_eq!(
                 (&usage["choices"], &usage["usage"]["completion_tokens"]),
                 (&json!([]), &json!(3))
             );
-            assert_eq!(reply(endpoint, false).usage(&[end()]), None);
+            assert_eq!(reply(endpoint, false).usage(&[(0, end())]), None);
         }
     }
 }

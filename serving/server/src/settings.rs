@@ -1,6 +1,8 @@
 //! From a request's fields to settings that the engine may trust: ranges and combinations.
 //! Types were checked on parsing; the input (messages, prompts) is checked in `input`.
 use crate::error::ApiError;
+use crate::reply::Endpoint;
+use crate::sampling::sampling;
 use windlass_api::openai::{GenerateRequest, Stop};
 use windlass_engine::request::Sampling;
 
@@ -8,8 +10,23 @@ use windlass_engine::request::Sampling;
 pub const MAX_STOPS: usize = 4;
 /// Bytes of a stop text: what is held back and searched for each token stays small.
 pub const MAX_STOP_BYTES: usize = 1024;
+/// Answers for each prompt: OpenAI's own limit.
+pub const MAX_CHOICES: usize = 128;
+/// What a request may ask for; 0 without.
+const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 /// Bytes of a cache salt.
 pub const MAX_CACHE_SALT_BYTES: usize = 256;
+
+/// What a request is measured against.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Who was asked.
+    pub endpoint: Endpoint,
+    /// The longest sequence in tokens.
+    pub context: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+}
 
 /// How to answer, validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,24 +35,31 @@ pub struct Settings {
     pub stream: bool,
     /// With an event for the usage.
     pub include_usage: bool,
-    /// `None`: as much as the context has room for.
-    pub max_tokens: Option<usize>,
+    /// The engine ends sooner where the context does.
+    pub max_tokens: usize,
     /// For the engine.
     pub sampling: Sampling,
     /// For the engine.
     pub ignore_eos: bool,
+    /// Answers for each prompt.
+    pub choices: usize,
+    /// The text begins with the prompt.
+    pub echo: bool,
     /// None of them empty.
     pub stops: Vec<String>,
+    /// The text ends with the stop text that ended it.
+    pub includes_stop: bool,
+    /// Control tokens are part of the text.
+    pub shows_special: bool,
     /// Separates prefix caches.
     pub cache_salt: Option<String>,
+    /// Lower goes first.
+    pub priority: i32,
 }
 
 impl Settings {
-    /// `context` is the longest sequence in tokens; `random_seed` serves requests that name none.
-    pub fn new(request: &mut GenerateRequest, context: usize, random_seed: u64) -> Result<Self, ApiError> {
-        if request.n.is_some_and(|n| n != 1) {
-            return Err(ApiError::invalid("n", "only 1 is supported"));
-        }
+    /// `random_seed` serves requests that name none.
+    pub fn new(request: &mut GenerateRequest, bounds: Bounds, random_seed: u64) -> Result<Self, ApiError> {
         let stream = request.stream.unwrap_or(false);
         if request.stream_options.is_some() && !stream {
             return Err(ApiError::invalid(
@@ -43,23 +67,29 @@ impl Settings {
                 "it is allowed only with `stream`: true",
             ));
         }
+        // A completion without a limit is short, a chat's answer ends by itself: OpenAI's defaults.
+        let default_tokens = match bounds.endpoint {
+            Endpoint::Completions => 16,
+            Endpoint::Chat => bounds.context,
+        };
+        let max_tokens = max_tokens(request, bounds.context)?.unwrap_or(default_tokens);
+        let sampling = sampling(request, max_tokens, bounds, random_seed)?;
         Ok(Self {
             stream,
             include_usage: request
                 .stream_options
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
-            max_tokens: max_tokens(request, context)?,
-            sampling: Sampling {
-                temperature: number("temperature", request.temperature, 1.0, 2.0)?,
-                // 0 means the most likely token alone; the engine wants a number above 0 for that.
-                top_p: number("top_p", request.top_p, 1.0, 1.0)?.max(f32::MIN_POSITIVE),
-                top_k: top_k(request.top_k)?,
-                seed: request.seed.map_or(random_seed, i64::cast_unsigned),
-            },
+            max_tokens,
+            choices: choices(request)?,
+            echo: echo(request, bounds.endpoint, sampling.logprobs.is_some())?,
+            sampling,
             ignore_eos: request.ignore_eos.unwrap_or(false),
             stops: stops(request.stop.take())?,
+            includes_stop: request.include_stop_str_in_output.unwrap_or(false),
+            shows_special: !request.skip_special_tokens.unwrap_or(true),
             cache_salt: cache_salt(request.cache_salt.take())?,
+            priority: priority(request.priority)?,
         })
     }
 }
@@ -88,21 +118,37 @@ fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>
     Ok(wanted)
 }
 
-fn number(param: &str, value: Option<f64>, default: f64, max: f64) -> Result<f32, ApiError> {
-    let value = value.unwrap_or(default);
-    if !(0.0..=max).contains(&value) {
-        return Err(ApiError::invalid(param, format!("it must be 0 to {max}")));
-    }
-    Ok(value as f32)
+fn priority(value: Option<i64>) -> Result<i32, ApiError> {
+    let priority = i32::try_from(value.unwrap_or(0)).ok();
+    priority
+        .filter(|priority| PRIORITIES.contains(priority))
+        .ok_or_else(|| ApiError::invalid("priority", "it must be -100 to 100; lower goes first"))
 }
 
-fn top_k(value: Option<i64>) -> Result<usize, ApiError> {
-    match value.unwrap_or(0) {
-        -1 | 0 => Ok(0),
-        value => i32::try_from(value)
-            .ok()
-            .and_then(|value| usize::try_from(value).ok())
-            .ok_or_else(|| ApiError::invalid("top_k", "it must be -1 or 0 for all tokens, or 1 to 2147483647")),
+fn choices(request: &GenerateRequest) -> Result<usize, ApiError> {
+    let wanted = request.n.unwrap_or(1);
+    let choices = usize::try_from(wanted)
+        .ok()
+        .filter(|&n| 0 < n && n <= MAX_CHOICES)
+        .ok_or_else(|| ApiError::invalid("n", format!("it must be 1 to {MAX_CHOICES}")))?;
+    match request.best_of {
+        Some(best_of) if best_of != wanted => {
+            let message = format!("it must be {wanted}, as `n` is: every answer is given");
+            Err(ApiError::invalid("best_of", message))
+        }
+        _ => Ok(choices),
+    }
+}
+
+fn echo(request: &GenerateRequest, endpoint: Endpoint, logprobs: bool) -> Result<bool, ApiError> {
+    let echo = request.echo.unwrap_or(false);
+    match endpoint {
+        Endpoint::Chat if echo => Err(ApiError::invalid("echo", "it is for completions only")),
+        Endpoint::Completions if echo && logprobs => {
+            let message = "it is not supported together with `logprobs`: those of the prompt are not known";
+            Err(ApiError::invalid("echo", message))
+        }
+        _ => Ok(echo),
     }
 }
 
@@ -146,7 +192,12 @@ mod tests {
 
     fn settings(json: &str) -> Result<Settings, String> {
         let mut request: GenerateRequest = serde_json::from_str(json).unwrap();
-        Settings::new(&mut request, 2048, 7).map_err(|error| error.body().error.param.unwrap_or_default())
+        let bounds = Bounds {
+            endpoint: Endpoint::Completions,
+            context: 2048,
+            vocabulary: 100,
+        };
+        Settings::new(&mut request, bounds, 7).map_err(|error| error.body().error.param.unwrap_or_default())
     }
 
     #[test]
@@ -154,14 +205,13 @@ mod tests {
         let settings = settings("{}").unwrap();
         let sampling = Sampling {
             temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
             seed: 7,
+            ..Sampling::default()
         };
         assert_eq!(settings.sampling, sampling);
         assert_eq!(
             (settings.stream, settings.max_tokens, settings.ignore_eos),
-            (false, None, false)
+            (false, 16, false)
         );
     }
 
@@ -171,6 +221,8 @@ mod tests {
             r#"{"temperature":0,"top_p":0,"top_k":-1,"seed":-9223372036854775808,"max_tokens":1,"n":1}"#,
             r#"{"temperature":2,"top_p":1,"top_k":2147483647,"seed":9007199254740993,"max_tokens":2048,"stop":[]}"#,
             r#"{"max_tokens":5,"max_completion_tokens":5,"stop":["a","b","c","d"],"cache_salt":"t"}"#,
+            r#"{"n":128,"best_of":128,"logprobs":5}"#,
+            r#"{"echo":true,"include_stop_str_in_output":true,"skip_special_tokens":false}"#,
             r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
         ] {
             assert!(settings(json).is_ok(), "{json}");
@@ -194,7 +246,16 @@ mod tests {
             (r#"{"max_tokens":5,"max_completion_tokens":6}"#, "max_tokens"),
             (r#"{"n":0}"#, "n"),
             (r#"{"n":-1}"#, "n"),
+            (r#"{"n":129}"#, "n"),
+            (r#"{"n":1000000000}"#, "n"),
             (r#"{"n":9007199254740993}"#, "n"),
+            (r#"{"n":2,"best_of":1}"#, "best_of"),
+            (r#"{"best_of":2}"#, "best_of"),
+            (r#"{"priority":-101}"#, "priority"),
+            (r#"{"priority":4294967296}"#, "priority"),
+            (r#"{"n":2,"best_of":1000000000}"#, "best_of"),
+            (r#"{"logprobs":6}"#, "logprobs"),
+            (r#"{"logprobs":0,"echo":true}"#, "echo"),
             (r#"{"stop":""}"#, "stop"),
             (r#"{"stop":["a","b","c","d","e"]}"#, "stop"),
             (r#"{"stop":["a",""]}"#, "stop"),

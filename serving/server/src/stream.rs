@@ -51,7 +51,7 @@ struct Events {
     reply: Reply,
     pieces: SelectAll<Pieces>,
     ready: VecDeque<Result<Event, axum::Error>>,
-    ends: Vec<End>,
+    ends: Vec<(u32, End)>,
     done: bool,
 }
 
@@ -82,12 +82,13 @@ impl Events {
     }
 
     fn piece(&mut self, index: u32, piece: Piece) {
-        if !piece.text.is_empty() {
-            self.ready.push_back(event(&self.reply.text(index, piece.text)));
+        if !piece.text.is_empty() || !piece.tokens.is_empty() {
+            self.ready
+                .push_back(event(&self.reply.text(index, piece.text, piece.tokens)));
         }
         if let Some(end) = piece.end {
             self.ready.push_back(event(&self.reply.closing(index, end.reason)));
-            self.ends.push(end);
+            self.ends.push((index, end));
         }
     }
 }

@@ -2,10 +2,16 @@
 //! become a stop text. The result depends on the bytes alone, never on where tokens end.
 //! Knows nothing of HTTP or of the engine.
 
+use std::ops::Range;
+
 /// Assembles the text of one answer.
 #[derive(Debug, Default)]
 pub struct TextAssembler {
     stops: Vec<String>,
+    /// The stop text that appears is part of the answer.
+    includes_stop: bool,
+    /// Characters that are complete so far, sent or held.
+    characters: usize,
     /// Bytes of a character that is not complete yet, at most three.
     partial: Vec<u8>,
     /// Text that may be the beginning of a stop text.
@@ -15,12 +21,11 @@ pub struct TextAssembler {
 
 impl TextAssembler {
     /// `stops` must not contain an empty text.
-    pub fn new(stops: Vec<String>) -> Self {
+    pub fn new(stops: Vec<String>, includes_stop: bool) -> Self {
         Self {
             stops,
-            partial: Vec::new(),
-            held: String::new(),
-            stopped: false,
+            includes_stop,
+            ..Self::default()
         }
     }
 
@@ -30,12 +35,18 @@ impl TextAssembler {
         if self.stopped {
             return String::new();
         }
-        self.partial.extend_from_slice(bytes);
-        let complete = complete_len(&self.partial);
-        let rest = self.partial.split_off(complete);
-        let new = String::from_utf8_lossy(&self.partial).into_owned();
-        self.partial = rest;
+        let new = self.decode(bytes);
         self.take(&new)
+    }
+
+    /// As `push`, for tokens before the first that may end the answer: stop texts begin after them.
+    pub fn push_unstoppable(&mut self, bytes: &[u8]) -> String {
+        self.decode(bytes)
+    }
+
+    /// Characters that are complete so far, also those that are held back.
+    pub fn characters(&self) -> usize {
+        self.characters
     }
 
     /// Whether a stop text appeared: the answer ends there.
@@ -57,14 +68,26 @@ impl TextAssembler {
         (text, self.stopped)
     }
 
+    /// The characters that these bytes complete.
+    fn decode(&mut self, bytes: &[u8]) -> String {
+        self.partial.extend_from_slice(bytes);
+        let complete = complete_len(&self.partial);
+        let rest = self.partial.split_off(complete);
+        let new = String::from_utf8_lossy(&self.partial).into_owned();
+        self.partial = rest;
+        self.characters += new.chars().count();
+        new
+    }
+
     fn take(&mut self, new: &str) -> String {
         if self.stops.is_empty() {
             return new.to_owned();
         }
         self.held.push_str(new);
-        if let Some(start) = first_stop(&self.held, &self.stops) {
+        if let Some(stop) = first_stop(&self.held, &self.stops) {
             self.stopped = true;
-            self.held.truncate(start);
+            self.held
+                .truncate(if self.includes_stop { stop.end } else { stop.start });
             return std::mem::take(&mut self.held);
         }
         let keep = longest_open_stop(&self.held, &self.stops);
@@ -86,14 +109,13 @@ fn complete_len(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// Where the stop text begins that is complete first; of several that end together, the longest.
+/// The stop text that is complete first; of several that end together, the longest.
 /// "Complete first" is what makes the answer independent of token boundaries.
-fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
+fn first_stop(text: &str, stops: &[String]) -> Option<Range<usize>> {
     stops
         .iter()
-        .filter_map(|stop| text.find(stop.as_str()).map(|start| (start + stop.len(), start)))
-        .min()
-        .map(|(_, start)| start)
+        .filter_map(|stop| text.find(stop.as_str()).map(|start| start..start + stop.len()))
+        .min_by_key(|stop| (stop.end, stop.start))
 }
 
 /// Length of the longest end of `text` that is a beginning of a stop text.
@@ -116,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn run(stops: &[&str], pieces: &[&[u8]]) -> (Vec<String>, bool) {
-        let mut assembler = TextAssembler::new(stops.iter().map(ToString::to_string).collect());
+        let mut assembler = TextAssembler::new(stops.iter().map(ToString::to_string).collect(), false);
         let mut out = Vec::new();
         for piece in pieces {
             out.push(assembler.push(piece));
@@ -148,6 +170,25 @@ mod tests {
         let (out, stopped) = run(&["\n\nUser:"], &[b"yes\n", b"\nUs", b"er", b": more"]);
         assert_eq!(out.concat(), "yes");
         assert!(stopped);
+    }
+
+    #[test]
+    fn a_stop_text_counts_only_after_the_tokens_that_must_come() {
+        let mut assembler = TextAssembler::new(vec!["ab".into()], false);
+        assert_eq!(assembler.push_unstoppable(b"ab"), "ab");
+        assert_eq!(assembler.push_unstoppable(b"a"), "a");
+        assert_eq!(assembler.push(b"b, "), "b, ");
+        assert_eq!(assembler.push(b"ab"), "");
+        assert!(assembler.stopped());
+    }
+
+    #[test]
+    fn a_stop_text_that_is_wanted_ends_the_answer_and_nothing_follows_it() {
+        let mut assembler = TextAssembler::new(vec!["STOP".into()], true);
+        assert_eq!(assembler.push(b"go ST"), "go ");
+        assert_eq!(assembler.push(b"OP on"), "STOP");
+        assert_eq!((assembler.characters(), assembler.stopped()), (10, true));
+        assert_eq!(assembler.finish(), (String::new(), true));
     }
 
     #[test]
@@ -212,7 +253,7 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
-            let mut assembler = TextAssembler::new(stops.clone());
+            let mut assembler = TextAssembler::new(stops.clone(), false);
             let mut out = String::new();
             for pair in cuts.windows(2) {
                 out += &assembler.push(&text.as_bytes()[pair[0]..pair[1]]);
@@ -225,7 +266,7 @@ mod tests {
 
         #[test]
         fn any_bytes_come_out_as_std_decodes_them(bytes in proptest::collection::vec(any::<u8>(), 0..60), size in 1usize..8) {
-            let mut assembler = TextAssembler::new(Vec::new());
+            let mut assembler = TextAssembler::new(Vec::new(), false);
             let mut out: String = bytes.chunks(size).map(|chunk| assembler.push(chunk)).collect();
             out += &assembler.finish().0;
             prop_assert_eq!(out, String::from_utf8_lossy(&bytes).into_owned());

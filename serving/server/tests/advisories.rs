@@ -6,13 +6,14 @@ mod target;
 
 use target::outcomes;
 
-const INTEGERS: [&str; 14] = [
+const INTEGERS: [&str; 15] = [
     "best_of",
     "logprobs",
     "max_completion_tokens",
     "max_tokens",
     "min_tokens",
     "n",
+    "priority",
     "prompt_logprobs",
     "seed",
     "top_k",

@@ -1,31 +1,56 @@
-"""Asks a running windlass-server through OpenAI's own Python client, streaming and not.
+"""Asks a running windlass-server through OpenAI's own Python client: every endpoint and parameter, streaming and not.
 
     python openai_client.py http://127.0.0.1:8000/v1
 
 Needs the PyPI package `openai`. Ends with 0 when every check holds, with a traceback otherwise.
+Routes and parameters that OpenAI's API does not know go through the client's own ways to send them (`extra_body`, `post`).
 """
 
+import math
 import sys
 
 import openai
 
+CHAT = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name three colours."}]}
+PROMPT = "One, two, three,"
+
+
+def refused(call, param: str, **ask) -> None:
+    """The call is a 400 that names the parameter, as the client reports it."""
+    try:
+        call(**ask)
+    except openai.BadRequestError as error:
+        assert (error.param, error.type) == (param, "invalid_request_error"), error
+        assert error.code and error.message, error
+        return
+    raise AssertionError(f"{ask} was accepted")
+
+
+def models(client: openai.OpenAI) -> str:
+    model = client.models.list().data[0]
+    assert model.object == "model" and model.created > 0, model
+    assert client.models.retrieve(model.id).id == model.id
+    try:
+        client.models.retrieve("no-such-model")
+        raise AssertionError("a model that does not exist was found")
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found", error
+    return model.id
+
 
 def chat(client: openai.OpenAI, model: str) -> None:
-    ask = {
-        "model": model,
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name three colours."}],
-        "temperature": 0,
-        "max_tokens": 24,
-    }
-    whole = client.chat.completions.create(**ask)
+    create = client.chat.completions.create
+    ask = {"model": model, **CHAT, "temperature": 0, "max_tokens": 24}
+    whole = create(**ask)
     text = whole.choices[0].message.content
-    assert text, whole
+    assert text and whole.choices[0].message.role == "assistant", whole
     assert whole.choices[0].finish_reason in ("stop", "length"), whole
+    assert whole.choices[0].logprobs is None, whole
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens, whole.usage
     assert whole.usage.prompt_tokens_details.cached_tokens >= 0, whole.usage
 
     streamed, usage, reasons = "", None, []
-    for chunk in client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}):
+    for chunk in create(**ask, stream=True, stream_options={"include_usage": True}):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             streamed += choice.delta.content or ""
@@ -34,49 +59,150 @@ def chat(client: openai.OpenAI, model: str) -> None:
     assert reasons == [whole.choices[0].finish_reason], reasons
     assert usage.completion_tokens == whole.usage.completion_tokens, usage
 
+    with client.chat.completions.with_raw_response.create(**ask, stream=True).parse() as stream:
+        next(iter(stream))  # and away: the server must survive it
+
     stop = text[4:8]
-    stopped = client.chat.completions.create(**ask, stop=[stop])
+    stopped = create(**ask, stop=[stop])
     assert stopped.choices[0].message.content == text[: text.index(stop)], stopped
     assert stopped.choices[0].finish_reason == "stop", stopped
+    shown = create(**ask, stop=stop, extra_body={"include_stop_str_in_output": True})
+    assert shown.choices[0].message.content == text[: text.index(stop)] + stop, shown
+
+    parts = [{"role": "developer", "content": "Be brief."},
+             {"role": "user", "content": [{"type": "text", "text": "Name three "}, {"type": "text", "text": "colours."}]}]
+    assert create(**{**ask, "messages": parts}).choices[0].message.content == text
+
+
+def chat_logprobs(client: openai.OpenAI, model: str) -> None:
+    create = client.chat.completions.create
+    ask = {"model": model, **CHAT, "temperature": 0, "max_completion_tokens": 12, "logprobs": True, "top_logprobs": 3}
+    choice = create(**ask).choices[0]
+    content = choice.logprobs.content
+    assert bytes(b for token in content for b in token.bytes).decode() == choice.message.content, choice
+    for token in content:
+        assert token.logprob <= 0 and len(token.top_logprobs) == 3, token
+        assert token.top_logprobs[0].token == token.token and token.top_logprobs[0].logprob == token.logprob, token
+        assert sum(math.exp(top.logprob) for top in token.top_logprobs) < 1.000001, token
+    streamed = []
+    for chunk in create(**ask, stream=True):
+        for choice in chunk.choices:
+            streamed += choice.logprobs.content if choice.logprobs else []
+    assert streamed == content, (streamed, content)
+    assert create(**{**ask, "top_logprobs": 0}).choices[0].logprobs.content[0].top_logprobs == []
+    refused(create, "top_logprobs", **{**ask, "top_logprobs": 21})
+
+
+def sampling(client: openai.OpenAI, model: str) -> None:
+    create = client.chat.completions.create
+    ask = {"model": model, **CHAT, "max_tokens": 16, "seed": 7, "temperature": 1.2, "top_p": 0.95,
+           "extra_body": {"ignore_eos": True, "top_k": 50, "min_p": 0.01}}
+
+    def text(**changes) -> str:
+        extra = {**ask["extra_body"], **changes.pop("extra_body", {})}
+        return create(**{**ask, **changes, "extra_body": extra}).choices[0].message.content
+
+    plain = text()
+    assert text() == plain and text(seed=8) != plain
+    for name in ("presence_penalty", "frequency_penalty"):
+        assert text(**{name: 2}) == text(**{name: 2}), name
+        refused(create, name, **{**ask, name: 2.1})
+    assert text(frequency_penalty=2, presence_penalty=2) != plain
+    assert text(extra_body={"repetition_penalty": 3}) != plain
+    assert text(logit_bias={"40": 100}, temperature=0) == text(logit_bias={"40": 100})
+    assert text(logit_bias={"40": 100}, extra_body={"stop_token_ids": [40]}) == ""
+    assert text(logit_bias={"40": 100}, extra_body={"stop_token_ids": [40], "min_tokens": 2}) != ""
+    assert text(temperature=0) == text(top_p=0) == text(extra_body={"top_k": 1}) == text(extra_body={"min_p": 1})
+    assert text(logit_bias={"2": 100}, extra_body={"skip_special_tokens": False}).startswith("<|im_end|>")
+
+    four = create(**{**ask, "n": 4})
+    assert [choice.index for choice in four.choices] == [0, 1, 2, 3], four
+    texts = [choice.message.content for choice in four.choices]
+    assert len(set(texts)) == 4 and texts[0] == plain, texts
+    assert four.usage.prompt_tokens == create(**ask).usage.prompt_tokens, four.usage
+    streamed = [""] * 4
+    for chunk in create(**{**ask, "n": 4, "stream": True}):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts, (streamed, texts)
+    for n in (0, -1, 129, 10**9):
+        refused(create, "n", **{**ask, "n": n})
 
 
 def completions(client: openai.OpenAI, model: str) -> None:
-    ask = {"model": model, "prompt": ["One, two, three,", "A, B, C,"], "temperature": 0, "max_tokens": 8}
-    whole = client.completions.create(**ask)
+    create = client.completions.create
+    ask = {"model": model, "prompt": [PROMPT, "A, B, C,"], "temperature": 0, "max_tokens": 8}
+    whole = create(**ask)
     texts = [choice.text for choice in whole.choices]
     assert len(texts) == 2 and all(texts), whole
-
     streamed = ["", ""]
-    for chunk in client.completions.create(**ask, stream=True):
+    for chunk in create(**ask, stream=True):
         for choice in chunk.choices:
             streamed[choice.index] += choice.text
     assert streamed == texts, (streamed, texts)
+    echoed = create(**ask, echo=True)
+    assert [choice.text for choice in echoed.choices] == [PROMPT + texts[0], "A, B, C," + texts[1]], echoed
+    twice = create(**{**ask, "prompt": PROMPT}, n=2, best_of=2)
+    assert [choice.text for choice in twice.choices] == [texts[0]] * 2, twice
+    refused(create, "best_of", **ask, best_of=3)
+
+    lists = create(**{**ask, "prompt": PROMPT}, logprobs=2).choices[0].logprobs
+    assert "".join(lists.tokens) == texts[0], lists
+    offsets = [sum(map(len, lists.tokens[:place])) for place in range(len(lists.tokens))]
+    assert lists.text_offset == offsets, lists
+    for token, logprob, top in zip(lists.tokens, lists.token_logprobs, lists.top_logprobs, strict=True):
+        assert len(top) == 2 and top[token] == logprob == max(top.values()), lists
+    refused(create, "logprobs", **ask, logprobs=6)
+    refused(create, "echo", **ask, logprobs=1, echo=True)
+
+
+def hole(client: openai.OpenAI, model: str) -> None:
+    """Models that have learnt it fill the hole; the others say that they have not."""
+    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n", "max_tokens": 8}
+    try:
+        assert client.completions.create(**ask, temperature=0).choices[0].text
+    except openai.BadRequestError as error:
+        assert (error.param, error.code) == ("suffix", "unsupported_parameter"), error
+
+
+def tokens(client: openai.OpenAI, model: str) -> None:
+    root = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
+    ask = {"model": model, "prompt": PROMPT, "return_token_strs": True}
+    found = root.post("/tokenize", body=ask, cast_to=dict[str, object])
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"]) > 0, found
+    assert root.post("/detokenize", body={"tokens": found["tokens"]}, cast_to=dict[str, object]) == {"prompt": PROMPT}
+    given = client.completions.create(model=model, prompt=found["tokens"], max_tokens=1)
+    assert given.usage.prompt_tokens == found["count"], given.usage
+    chat = root.post("/tokenize", body={"model": model, **CHAT}, cast_to=dict[str, object])
+    answer = client.chat.completions.create(model=model, **CHAT, max_tokens=1)
+    assert answer.usage.prompt_tokens == chat["count"], (answer.usage, chat)
 
 
 def errors(client: openai.OpenAI, model: str) -> None:
-    message = [{"role": "user", "content": "hi"}]
+    create = client.chat.completions.create
     try:
-        client.chat.completions.create(model="no-such-model", messages=message)
+        create(model="no-such-model", **CHAT)
         raise AssertionError("a model that does not exist was accepted")
     except openai.NotFoundError as error:
         assert error.code == "model_not_found", error
+    for param, value in (("max_tokens", -1), ("max_tokens", 10**9), ("temperature", 3), ("top_p", 2), ("stop", [""])):
+        refused(create, param, model=model, **CHAT, **{param: value})
+    refused(create, "messages", model=model, messages=[])
     try:
-        client.chat.completions.create(model=model, messages=message, max_tokens=-1)
-        raise AssertionError("a negative max_tokens was accepted")
+        create(model=model, messages=[{"role": "user", "content": "word " * 100_000}])
+        raise AssertionError("a prompt beyond every context was accepted")
     except openai.BadRequestError as error:
-        assert error.param == "max_tokens", error
+        assert error.code == "context_length_exceeded", error
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=120)
-    model = client.models.list().data[0].id
-    assert client.models.retrieve(model).id == model
-    chat(client, model)
-    completions(client, model)
-    errors(client, model)
-    print(f"openai {openai.__version__}: chat, completions and errors of `{model}` are as its client expects")
+    model = models(client)
+    for check in (chat, chat_logprobs, sampling, completions, hole, tokens, errors):
+        check(client, model)
+    print(f"openai {openai.__version__}: everything of `{model}` is as its client expects")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 //! Answers of `POST /v1/chat/completions`.
-use super::{FinishReason, Usage};
+use super::{ChatLogprobs, FinishReason, Usage};
 use serde::{Deserialize, Serialize};
 
 /// A whole answer.
@@ -13,7 +13,7 @@ pub struct ChatResponse {
     pub created: u64,
     /// The served name.
     pub model: String,
-    /// One choice.
+    /// `n` choices.
     pub choices: Vec<ChatChoice>,
     /// What it cost.
     pub usage: Usage,
@@ -28,6 +28,9 @@ pub struct ChatChoice {
     pub message: ChatResponseMessage,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// How likely its tokens were, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<ChatLogprobs>,
 }
 
 /// What the model said.
@@ -66,6 +69,9 @@ pub struct ChatChunkChoice {
     pub delta: ChatDelta,
     /// Set in the last event of the choice.
     pub finish_reason: Option<FinishReason>,
+    /// How likely the new tokens were, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<ChatLogprobs>,
 }
 
 /// What an event adds.

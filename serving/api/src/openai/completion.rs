@@ -1,5 +1,5 @@
 //! Answers of `POST /v1/completions`: whole answers and stream events have the same shape.
-use super::{FinishReason, Usage};
+use super::{CompletionLogprobs, FinishReason, Usage};
 use serde::{Deserialize, Serialize};
 
 /// A whole answer, or one event of a stream.
@@ -13,7 +13,7 @@ pub struct CompletionResponse {
     pub created: u64,
     /// The served name.
     pub model: String,
-    /// One choice for each prompt; an event has one, or none when it carries the usage.
+    /// `n` choices for each prompt; an event has one, or none when it carries the usage.
     pub choices: Vec<CompletionChoice>,
     /// Always set in a whole answer. In a stream absent unless asked for; then null in every event but the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,10 +23,13 @@ pub struct CompletionResponse {
 /// The answer, or a part of it, to one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompletionChoice {
-    /// The prompt's place in the request, from 0.
+    /// Its number, from 0: the choices of the first prompt, then those of the second.
     pub index: u32,
     /// The text; in an event, what is new.
     pub text: String,
     /// Why it ended; null in events before the last.
     pub finish_reason: Option<FinishReason>,
+    /// How likely its tokens were, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<CompletionLogprobs>,
 }

@@ -1,7 +1,9 @@
 //! The body of `POST /v1/chat/completions` and of `POST /v1/completions`: one type, because they
 //! differ only in their input. Types are checked here, ranges by the server.
+use super::LogprobsWish;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// A request for text. Absent fields take the server's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +18,9 @@ pub struct GenerateRequest {
     /// Completions only: the text to continue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
+    /// Completions only: what follows after the text that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suffix: Option<String>,
     /// Answer as server-sent events, token by token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
@@ -37,18 +42,59 @@ pub struct GenerateRequest {
     /// Only the k most likely tokens; 0 and -1 mean all. Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<i64>,
+    /// Only tokens at least this likely beside the most likely one, 0 to 1. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Against every token that the answer has, -2 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    /// Against a token for each time that the answer has it, -2 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// Against tokens of prompt and answer, above 0; 1 is none. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+    /// Added to the logits of tokens, by id, -100 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Equal seeds give equal answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
     /// Texts at which the answer ends; they are not part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+    /// The answer contains the stop text that ended it. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_stop_str_in_output: Option<bool>,
+    /// Control tokens are not part of the text; true unless said otherwise. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_special_tokens: Option<bool>,
+    /// Tokens at which the answer ends; they are not part of it. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Nothing ends the answer before it has so many tokens. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_tokens: Option<u64>,
     /// Go on after an end-of-generation token (for benchmarks). Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_eos: Option<bool>,
-    /// Answers for each prompt; only 1 is supported.
+    /// Answers for each prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n: Option<i64>,
+    /// As `n`: nothing is chosen among more answers than are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_of: Option<i64>,
+    /// Lower goes first, among requests that wait and in the time of a step (vLLM's).
+    pub priority: Option<i64>,
+    /// How likely the tokens of the answer were: in a chat whether, in a completion for how many at each place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<LogprobsWish>,
+    /// Chat only: how many tokens at each place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<u64>,
+    /// Completions only: the text of the answer begins with the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo: Option<bool>,
     /// Requests share cached prefixes only with requests of the same salt. Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<String>,
@@ -145,9 +191,9 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_kept_by_name() {
-        let request: GenerateRequest = serde_json::from_str(r#"{"n":1,"logit_bias":{"5":1}}"#).unwrap();
+        let request: GenerateRequest = serde_json::from_str(r#"{"n":1,"no_such_thing":{"5":1}}"#).unwrap();
         assert_eq!(request.n, Some(1));
-        assert_eq!(request.other["logit_bias"]["5"], 1);
+        assert_eq!(request.other["no_such_thing"]["5"], 1);
     }
 
     #[test]

@@ -17,12 +17,7 @@ impl Engine {
             id: RequestId(u64::MAX),
             prompt: tokens.to_vec(),
             max_tokens: 1,
-            sampling: Sampling {
-                temperature: 0.0,
-                top_p: 1.0,
-                top_k: 0,
-                seed: 0,
-            },
+            sampling: Sampling::default(),
             ignore_eos: true,
             cache_salt: 0,
             priority: 0,

@@ -7,13 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::request::Sampling;
 
-const SAMPLING: Sampling = Sampling {
-    temperature: 0.0,
-    top_p: 1.0,
-    top_k: 0,
-    seed: 0,
-};
-
 fn limits(context: usize, sequences: usize, batch_tokens: usize) -> Limits {
     Limits {
         context,
@@ -29,7 +22,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         id: RequestId(id),
         prompt,
         max_tokens,
-        sampling: SAMPLING,
+        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: 0,
         priority: 0,

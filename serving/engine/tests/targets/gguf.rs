@@ -48,12 +48,7 @@ pub fn run(bytes: &[u8]) {
         id: RequestId(1),
         prompt: vec![0; 2],
         max_tokens: 1,
-        sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-        },
+        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: 0,
         priority: 0,

@@ -46,6 +46,7 @@ impl Backend for Echo {
             events.push(Event::Token {
                 id: request.id,
                 token: request.prompt[request.prompt.len() - 1],
+                logprobs: None,
             });
             if *done == request.max_tokens {
                 let usage = Usage {
@@ -86,19 +87,13 @@ async fn engine(capacity: usize, gate: Option<Receiver<()>>) -> (EngineHandle, o
 }
 
 fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
-    let sampling = Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
     let prompt = prompt.to_vec();
     let id = engine.next_id();
     let request = Request {
         id,
         prompt,
         max_tokens,
-        sampling,
+        sampling: Sampling::default(),
         ignore_eos: false,
         cache_salt: 0,
         priority: 0,

@@ -1,11 +1,17 @@
-//! The real binary with a real model (SmolLM2-135M-Instruct), over real sockets. Each test starts a
+//! The real binary with real models (SmolLM2-135M-Instruct if not said otherwise), over real sockets. Each test starts a
 //! server of its own; nothing here knows the server's insides.
 mod answers;
+mod choices;
 mod client;
 mod disconnect;
 mod drain;
+mod hole;
 mod hostile;
+mod logprobs;
+mod openai;
 mod process;
 mod queue;
 mod refusals;
+mod sampling;
 mod start;
+mod tokenize;

