@@ -294,15 +294,21 @@ fn weigh<L: Lanes>(l: L, keys: &Keys<'_>, first: usize, from: usize, seen: &[Ran
             // Vectors that see all eight are neighbours, and go together.
             let start = seen[at].start.saturating_sub(token).min(EIGHT);
             let tokens = seen[at].end.saturating_sub(token + start).min(EIGHT - start);
-            let together = seen[at..].iter().take(PASS).take_while(|seen| sees_all(seen)).count();
+            let mut together = 1;
+            if sees_all(&seen[at]) {
+                together = PASS.min(seen.len() - at);
+                while !sees_all(&seen[at + together - 1]) {
+                    together -= 1;
+                }
+            }
             let (values, vector, token) = (&values[start * dim..], from + at, token + start);
             match together {
-                0 | 1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
+                1 => weigh_rows::<L, 1>(l, values, dim, tokens, vector, token, scores, split),
                 2 => weigh_rows::<L, 2>(l, values, dim, tokens, vector, token, scores, split),
                 3 => weigh_rows::<L, 3>(l, values, dim, tokens, vector, token, scores, split),
                 _ => weigh_rows::<L, PASS>(l, values, dim, tokens, vector, token, scores, split),
             }
-            at += together.max(1);
+            at += together;
         }
     }
 }
