@@ -49,7 +49,8 @@ pub(crate) struct Scratch {
     dim: usize,
     /// vectors x dim: the queries, scaled.
     queries: Vec<f32>,
-    /// vectors x SPLIT: scores, then their exponentials.
+    /// vectors x SPLIT: scores, then their exponentials; and some more, because eight are read from wherever a window
+    /// begins.
     scores: Vec<f32>,
     /// vectors x dim: the values of the current split, weighted.
     split: Vec<f32>,
@@ -67,7 +68,7 @@ impl Scratch {
         (self.rows, self.ratio, self.dim) = (rows, ratio, dim);
         let vectors = rows * ratio;
         self.queries.resize(vectors * dim, 0.0);
-        self.scores.resize(vectors * SPLIT, 0.0);
+        self.scores.resize(vectors * SPLIT + EIGHT, 0.0);
         self.split.resize(vectors * dim, 0.0);
         self.max.resize(vectors, 0.0);
         self.sum.resize(vectors, 0.0);
@@ -338,16 +339,23 @@ fn weigh<L: Lanes, E: Element>(
         while at < seen.len() {
             // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.
             // Vectors that see all eight are neighbours, and go together.
-            let tokens = seen[at].start.saturating_sub(token)..seen[at].end.saturating_sub(token).min(EIGHT);
-            let together = seen[at..].iter().take(PASS).take_while(|seen| sees_all(seen)).count();
-            let vector = from + at;
+            let start = seen[at].start.saturating_sub(token).min(EIGHT);
+            let tokens = seen[at].end.saturating_sub(token + start).min(EIGHT - start);
+            let mut together = 1;
+            if sees_all(&seen[at]) {
+                together = PASS.min(seen.len() - at);
+                while !sees_all(&seen[at + together - 1]) {
+                    together -= 1;
+                }
+            }
+            let (values, vector, token) = (&values[start * dim..], from + at, token + start);
             match together {
-                0 | 1 => weigh_rows::<L, E, 1>(l, values, scales, dim, tokens, vector, token, scores, split),
+                1 => weigh_rows::<L, E, 1>(l, values, scales, dim, tokens, vector, token, scores, split),
                 2 => weigh_rows::<L, E, 2>(l, values, scales, dim, tokens, vector, token, scores, split),
                 3 => weigh_rows::<L, E, 3>(l, values, scales, dim, tokens, vector, token, scores, split),
                 _ => weigh_rows::<L, E, PASS>(l, values, scales, dim, tokens, vector, token, scores, split),
             }
-            at += together.max(1);
+            at += together;
         }
     }
 }
@@ -360,7 +368,7 @@ fn weigh_rows<L: Lanes, E: Element, const N: usize>(
     values: &[E],
     scales: &[[f32; EIGHT]],
     dim: usize,
-    tokens: Range<usize>,
+    tokens: usize,
     vector: usize,
     token: usize,
     scores: &[f32],
@@ -368,7 +376,7 @@ fn weigh_rows<L: Lanes, E: Element, const N: usize>(
 ) {
     let mut at = 0;
     while at + 2 * LANES <= dim {
-        weigh_pass::<L, E, N, 2>(l, values, scales, dim, at, tokens.clone(), vector, token, scores, split);
+        weigh_pass::<L, E, N, 2>(l, values, scales, dim, at, tokens, vector, token, scores, split);
         at += 2 * LANES;
     }
     if at < dim {
@@ -385,7 +393,7 @@ fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
     scales: &[[f32; EIGHT]],
     dim: usize,
     at: usize,
-    tokens: Range<usize>,
+    tokens: usize,
     vector: usize,
     token: usize,
     scores: &[f32],
@@ -400,14 +408,13 @@ fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
         }
         weights[n] = &scores[(vector + n) * SPLIT + token..].as_chunks::<EIGHT>().0[0];
     }
-    let rows = values.chunks_exact(dim).take(tokens.end).skip(tokens.start);
-    for (t, row) in (tokens.start..EIGHT).zip(rows) {
+    for (t, row) in values.chunks_exact(dim).take(tokens).enumerate().take(EIGHT) {
         let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
         let mut value = [l.splat(0.0); W];
         for w in 0..W {
             value[w] = E::load(l, &row[w]);
             if E::HAS_SCALE {
-                value[w] = l.mul(value[w], l.splat(scales[at / BLOCK][t]));
+                value[w] = l.mul(value[w], l.splat(scales[at / BLOCK][token % EIGHT + t]));
             }
         }
         for n in 0..N {
