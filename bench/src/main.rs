@@ -3,6 +3,7 @@
 
 mod client;
 mod compare;
+mod embeddings;
 mod engine;
 mod kernels;
 mod load;
@@ -37,6 +38,14 @@ enum Command {
     Engine {
         #[command(flatten)]
         args: engine::EngineArgs,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures the embedder without HTTP.
+    Embeddings {
+        #[command(flatten)]
+        args: embeddings::EmbeddingsArgs,
         /// Prints lines of JSON.
         #[arg(long)]
         json: bool,
@@ -98,6 +107,21 @@ async fn main() -> Result<()> {
                 } = rates;
                 println!(
                     "{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s, {tg} each written at {speed_tg:7.1} tokens/s"
+                );
+            }
+        }),
+        Command::Embeddings { args, json } => embeddings::run(&args, |rate| {
+            if json {
+                print_json(&rate);
+            } else {
+                let embeddings::Rate {
+                    sentences,
+                    tokens,
+                    per_second,
+                    single_ms,
+                } = rate;
+                println!(
+                    "{sentences} sentences of {tokens} tokens: {per_second:.1} sentences/s; one alone: {single_ms:.2} ms"
                 );
             }
         }),

@@ -2,6 +2,7 @@
 //! (<https://platform.openai.com/docs/api-reference>); what we do not know is ignored on reading.
 mod chat;
 mod completion;
+mod embedding;
 mod error;
 mod model;
 mod request;
@@ -9,6 +10,7 @@ mod usage;
 
 pub use chat::{ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatResponse, ChatResponseMessage};
 pub use completion::{CompletionChoice, CompletionResponse};
+pub use embedding::{Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage, Vector};
 pub use error::{ErrorBody, ErrorDetail};
 pub use model::{Model, ModelList};
 pub use request::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt, Stop, StreamOptions};

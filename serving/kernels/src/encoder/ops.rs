@@ -67,10 +67,19 @@ fn gelu_eight<L: Lanes>(l: L, x: L::F) -> L::F {
     // A NaN comes through: `min` and `max` give their second argument for it.
     let z = l.max(l.splat(-3.92), l.min(l.splat(3.92), z));
     let u = l.mul(z, z);
-    let polynomial = |c: [f32; 6]| c[1..].iter().fold(l.splat(c[0]), |sum, &c| l.fma(sum, u, l.splat(c)));
-    let erf = l.div(l.mul(z, polynomial(P)), polynomial(Q));
+    let erf = l.div(l.mul(z, polynomial(l, P, u)), polynomial(l, Q, u));
     let half = l.mul(x, l.splat(0.5));
     l.fma(half, erf, half)
+}
+
+/// Horner's rule. A loop and no closure: what is not inlined loses its instruction set.
+#[inline(always)]
+fn polynomial<L: Lanes>(l: L, coefficients: [f32; 6], u: L::F) -> L::F {
+    let mut sum = l.splat(coefficients[0]);
+    for c in &coefficients[1..] {
+        sum = l.fma(sum, u, l.splat(*c));
+    }
+    sum
 }
 
 lanes_fn! {
