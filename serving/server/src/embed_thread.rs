@@ -29,6 +29,8 @@ pub struct Limits {
 struct Job {
     inputs: Vec<Vec<u32>>,
     vectors: Vec<Vec<f32>>,
+    /// Tokens without a vector.
+    left: usize,
     place: OwnedSemaphorePermit,
     reply: oneshot::Sender<Answer>,
     progress: InFlight,
@@ -132,6 +134,7 @@ impl EmbedHandle {
         let job = Job {
             vectors: Vec::with_capacity(inputs.len()),
             inputs,
+            left: tokens,
             place,
             reply,
             progress: InFlight::new(&self.shared),
@@ -235,13 +238,12 @@ fn choose(queue: &VecDeque<Job>, batch_tokens: usize) -> Vec<(usize, usize)> {
 }
 
 impl Job {
-    /// The next vector; the input's share of the queue is free again.
+    /// The next vector. What the rest does not need of the queue is free again.
     fn take(&mut self, vector: Vec<f32>) {
-        let tokens = self.inputs[self.vectors.len()].len();
+        self.left -= self.inputs[self.vectors.len()].len();
         self.vectors.push(vector);
-        if self.place.num_permits() > tokens {
-            drop(self.place.split(tokens));
-        }
+        let spare = self.place.num_permits().saturating_sub(self.left);
+        drop(self.place.split(spare));
     }
 
     /// The caller may be gone: then nobody misses the answer.

@@ -85,21 +85,7 @@ fn float_tile<const M: usize, const P: usize>(
     for m in 0..M {
         values[m] = rows.row(first + m, steps);
     }
-    let mut sums = [[_mm512_setzero_ps(); P]; M];
-    for step in 0..steps {
-        let mut w = [_mm512_setzero_ps(); P];
-        for p in 0..P {
-            // SAFETY: each of the slices has `steps` elements.
-            w[p] = unsafe { _mm512_loadu_ps(weights[p].get_unchecked(step).as_ptr()) };
-        }
-        for m in 0..M {
-            // SAFETY: as above.
-            let x = _mm512_set1_ps(unsafe { *values[m].get_unchecked(step) });
-            for p in 0..P {
-                sums[m][p] = _mm512_fmadd_ps(w[p], x, sums[m][p]);
-            }
-        }
-    }
+    let sums = float_sums(weights, values, steps);
     for (sums, result) in sums.iter().zip(results) {
         for (sum, out) in sums.iter().zip(result.as_chunks_mut::<LANES>().0) {
             // SAFETY: `out` is 16 floats.
@@ -126,22 +112,7 @@ fn byte_tile<const M: usize, const P: usize>(
         for m in 0..M {
             values[m] = &rows.group(first + m, panels.steps, group).0[..steps];
         }
-        let mut sums = [[_mm512_setzero_si512(); P]; M];
-        for step in 0..steps {
-            let mut w = [_mm512_setzero_si512(); P];
-            for p in 0..P {
-                // SAFETY: each of the slices has `steps` elements.
-                w[p] = unsafe { _mm512_loadu_si512(weights[p].get_unchecked(step).as_ptr().cast()) };
-            }
-            for m in 0..M {
-                // SAFETY: as above.
-                let four = i32::from_ne_bytes(unsafe { *values[m].get_unchecked(step) });
-                let x = _mm512_set1_epi32(four);
-                for p in 0..P {
-                    sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], x, w[p]);
-                }
-            }
-        }
+        let sums = byte_sums(weights, values, steps);
         for m in 0..M {
             let (_, scale, offset) = rows.group(first + m, panels.steps, group);
             let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
@@ -165,4 +136,61 @@ fn byte_tile<const M: usize, const P: usize>(
             }
         }
     }
+}
+
+/// The sums over all steps, in registers: a function of its own, because sums that are indexed by a number known only at
+/// run time, as the caller does, would lie in memory here too.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn float_sums<const M: usize, const P: usize>(
+    weights: [&[[f32; LANES]]; P],
+    values: [&[f32]; M],
+    steps: usize,
+) -> [[__m512; P]; M] {
+    assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
+    let (weights, values) = (weights.map(<[_]>::as_ptr), values.map(<[_]>::as_ptr));
+    let mut sums = [[_mm512_setzero_ps(); P]; M];
+    for step in 0..steps {
+        let mut w = [_mm512_setzero_ps(); P];
+        for p in 0..P {
+            // SAFETY: each of the slices has `steps` elements.
+            w[p] = unsafe { _mm512_loadu_ps(weights[p].add(step).cast()) };
+        }
+        for m in 0..M {
+            // SAFETY: as above.
+            let x = _mm512_set1_ps(unsafe { *values[m].add(step) });
+            for p in 0..P {
+                sums[m][p] = _mm512_fmadd_ps(w[p], x, sums[m][p]);
+            }
+        }
+    }
+    sums
+}
+
+/// As `float_sums`, of products of four bytes a step.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn byte_sums<const M: usize, const P: usize>(
+    weights: [&[[i8; LANES * STEP]]; P],
+    values: [&[[u8; STEP]]; M],
+    steps: usize,
+) -> [[__m512i; P]; M] {
+    assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
+    let (weights, values) = (weights.map(<[_]>::as_ptr), values.map(<[_]>::as_ptr));
+    let mut sums = [[_mm512_setzero_si512(); P]; M];
+    for step in 0..steps {
+        let mut w = [_mm512_setzero_si512(); P];
+        for p in 0..P {
+            // SAFETY: each of the slices has `steps` elements.
+            w[p] = unsafe { _mm512_loadu_si512(weights[p].add(step).cast()) };
+        }
+        for m in 0..M {
+            // SAFETY: as above; the read needs no alignment.
+            let x = _mm512_set1_epi32(unsafe { values[m].add(step).cast::<i32>().read_unaligned() });
+            for p in 0..P {
+                sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], x, w[p]);
+            }
+        }
+    }
+    sums
 }

