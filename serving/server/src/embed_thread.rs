@@ -271,7 +271,7 @@ mod tests {
         let (tell, told) = channel();
         let embed = move |inputs: &[&[u32]]| -> Vectors {
             drop(tell.send(inputs.iter().map(|input| input.to_vec()).collect::<Vec<_>>()));
-            drop(open.recv());
+            open.recv().ok(); // a gate that is gone is open
             let vector = |input: &&[u32]| match input.contains(&666) {
                 true => Err(EmbedError::NotFinite),
                 false => Ok(input.iter().map(|&token| token as f32).collect()),

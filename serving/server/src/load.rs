@@ -1,6 +1,6 @@
 //! A model becomes an engine or an embedder that is known to work: it has produced a token, or a vector, before anybody
 //! may ask.
-use crate::embed_thread::{Limits, Vectors};
+use crate::embed_thread::Limits;
 use crate::engine_thread::Backend;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ pub fn load_embedder(
     options: &EmbedderOptions,
     sequences: usize,
     batch_tokens: usize,
-) -> Result<(impl FnMut(&[&[u32]]) -> Vectors + use<>, Limits, EmbedParts), StartError> {
+) -> Result<(Embedder, Limits, EmbedParts), StartError> {
     let mut embedder = Embedder::load(path, options).map_err(|error| StartError::Load(error.to_string()))?;
     let (tokenizer, info) = (embedder.tokenizer(), embedder.info().clone());
     let mut tokens = tokenizer.encode("Hello");
@@ -113,11 +113,7 @@ pub fn load_embedder(
         queue_tokens: sequences.saturating_mul(info.max_length),
         batch_tokens,
     };
-    Ok((
-        move |inputs: &[&[u32]]| embedder.embed(inputs),
-        limits,
-        (tokenizer, info),
-    ))
+    Ok((embedder, limits, (tokenizer, info)))
 }
 
 impl Backend for Engine {

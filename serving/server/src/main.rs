@@ -120,7 +120,10 @@ fn launch(config: &Config) -> std::io::Result<(BoxFuture<'static, anyhow::Result
     );
     if Embedder::is_for(&path) {
         let (options, batch_tokens) = (config.embedder.clone(), config.engine.max_batch_tokens);
-        let thread = embed_thread::start(move || load::load_embedder(&path, &options, sequences, batch_tokens))?;
+        let thread = embed_thread::start(move || {
+            let (mut embedder, limits, parts) = load::load_embedder(&path, &options, sequences, batch_tokens)?;
+            Ok::<_, load::StartError>((move |inputs: &[&[u32]]| embedder.embed(inputs), limits, parts))
+        })?;
         let loaded = async {
             let (thread, (tokenizer, info)) = thread.loaded.await.context(BROKE)??;
             Ok(Loaded::Embedder(EmbeddingModel {

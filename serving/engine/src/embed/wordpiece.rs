@@ -119,7 +119,7 @@ impl WordPiece {
         let unknown = *vocab
             .get(&unk_token)
             .ok_or(format!("the vocabulary has no {unk_token}"))?;
-        let (mut first, mut next) = (HashMap::new(), HashMap::new());
+        let (mut first, mut next): (HashMap<Box<str>, u32>, HashMap<Box<str>, u32>) = Default::default();
         let mut largest_token = 0;
         for (piece, token) in vocab {
             largest_token = largest_token.max(token);
@@ -148,7 +148,7 @@ impl WordPiece {
         special.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
         let (before, after) = around(file.post_processor)?;
         largest_token = before.iter().chain(&after).copied().fold(largest_token, u32::max);
-        let lengths = first.keys().chain(next.keys()).map(|piece: &Box<str>| piece.len());
+        let lengths = first.keys().chain(next.keys()).map(|piece| piece.len());
         Ok(Self {
             longest: lengths.max().unwrap_or(0),
             first,

@@ -53,7 +53,7 @@ fn gelu_eight<L: Lanes>(l: L, x: L::F) -> L::F {
         3.765_113e-3,
         5.274_716_8e-2,
         1.903_946_3e-1,
-        1.128_379_1,
+        std::f32::consts::FRAC_2_SQRT_PI,
     ];
     const Q: [f32; 6] = [
         3.809_219_2e-5,
