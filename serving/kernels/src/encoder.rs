@@ -110,12 +110,15 @@ impl Encoder {
             vectors: Shared::new(vectors),
         };
         pool.run(parts.stages, |member| {
-            // In its own room.
             let crew = Alone(member);
-            member.stage(alone, |index| job.run(&crew, &parts.groups[index], member.thread()));
+            // SAFETY: a group is an item, and a thread computes its items one after another, in its own room.
+            member.stage(alone, |index| unsafe {
+                job.run(&crew, &parts.groups[index], member.thread())
+            });
         });
         for group in &parts.groups[alone..] {
-            pool.run(parts.stages, |member| job.run(member, group, 0));
+            // SAFETY: nothing else runs, and members of a pool's job have different numbers.
+            pool.run(parts.stages, |member| unsafe { job.run(member, group, 0) });
         }
     }
 
@@ -137,6 +140,9 @@ impl Encoder {
     ///
     /// # Errors
     /// If the memory is not to be had.
+    ///
+    /// # Panics
+    /// If the model has fewer positions.
     pub fn work(&self, pool: &Pool, longest: usize) -> Result<EncoderWork, OutOfMemory> {
         EncoderWork::new(self, pool, longest)
     }

@@ -64,6 +64,7 @@ pub(super) struct Job<'a> {
 struct Pass<'a> {
     job: &'a Job<'a>,
     group: &'a Group,
+    /// Whose part of the buffers its rows are in.
     room: usize,
 }
 
@@ -79,8 +80,11 @@ enum Then {
 }
 
 impl Job<'_> {
-    /// Computes a group in room `room`, which only this crew uses meanwhile.
-    pub(super) fn run(&self, crew: &impl Crew, group: &Group, room: usize) {
+    /// Computes a group in room `room`.
+    ///
+    /// # Safety
+    /// Only this crew uses the room meanwhile, only it computes this group, and its threads have different numbers.
+    pub(super) unsafe fn run(&self, crew: &impl Crew, group: &Group, room: usize) {
         Pass { job: self, group, room }.run(crew);
     }
 }

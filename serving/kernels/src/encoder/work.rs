@@ -86,6 +86,10 @@ pub(super) struct Parts<'a> {
 
 impl EncoderWork {
     pub(super) fn new(encoder: &Encoder, pool: &Pool, longest: usize) -> Result<EncoderWork, OutOfMemory> {
+        assert!(
+            longest <= encoder.max_positions(),
+            "a sequence longer than the positions"
+        );
         let sizes = Sizes::of(encoder);
         let overflow = OutOfMemory { bytes: usize::MAX };
         let rows = GROUP_ROWS.max(longest).checked_mul(pool.threads()).ok_or(overflow)?;
