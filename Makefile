@@ -82,6 +82,7 @@ models: ## the model files that tests use, into the cache
 	deploy/samples/fetch-model smollm2
 	deploy/samples/fetch-model qwen2.5-coder-0.5b
 	deploy/samples/fetch-model gemma3-270m
+	deploy/samples/fetch-model all-minilm-l6-v2
 
 crds: ## regenerate the CRDs in charts/windlass-crds
 	cargo run --locked -p windlass-crds --bin crdgen > target/modeldeployments.yaml

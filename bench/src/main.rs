@@ -3,6 +3,7 @@
 
 mod client;
 mod compare;
+mod embeddings;
 mod engine;
 mod kernels;
 mod load;
@@ -44,6 +45,14 @@ enum Command {
     },
     /// Writes the engine's logits over given texts: see `bench/quality`.
     Logits(quality::LogitsArgs),
+    /// Measures the embedder without HTTP.
+    Embeddings {
+        #[command(flatten)]
+        args: embeddings::EmbeddingsArgs,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measures products of every tensor type, with their share of what the machine can do at best.
     Kernels {
         #[command(flatten)]
@@ -105,6 +114,21 @@ async fn main() -> Result<()> {
             }
         }),
         Command::Logits(args) => quality::write_logits(&args),
+        Command::Embeddings { args, json } => embeddings::run(&args, |rate| {
+            if json {
+                print_json(&rate);
+            } else {
+                let embeddings::Rate {
+                    sentences,
+                    tokens,
+                    per_second,
+                    single_ms,
+                } = rate;
+                println!(
+                    "{sentences} sentences of {tokens} tokens: {per_second:.1} sentences/s; one alone: {single_ms:.2} ms"
+                );
+            }
+        }),
         Command::Kernels { args, json } => kernels::run(&args, |rate| {
             if json {
                 print_json(&rate);

@@ -2,6 +2,7 @@
 //! (<https://platform.openai.com/docs/api-reference>); what we do not know is ignored on reading.
 mod chat;
 mod completion;
+mod embedding;
 mod error;
 mod logprobs;
 mod model;
@@ -10,6 +11,7 @@ mod usage;
 
 pub use chat::{ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatResponse, ChatResponseMessage};
 pub use completion::{CompletionChoice, CompletionResponse};
+pub use embedding::{Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage, Vector};
 pub use error::{ErrorBody, ErrorDetail};
 pub use logprobs::{ChatLogprobs, CompletionLogprobs, Logprob, LogprobsWish, TokenLogprob};
 pub use model::{Model, ModelList};

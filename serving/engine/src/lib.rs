@@ -1,7 +1,8 @@
-//! The engine: model file in, tokens out. Synchronous and deterministic: no HTTP, no clock, no
+//! The engine: model file in, tokens or vectors out. Synchronous and deterministic: no HTTP, no clock, no
 //! environment, no network; time and randomness are arguments.
 mod adjust;
 pub mod chat;
+pub mod embed;
 mod engine;
 mod kv;
 pub mod load;

@@ -1,2 +1,3 @@
 //! Model files: readers that trust nothing.
 pub mod gguf;
+pub mod safetensors;

@@ -1,5 +1,5 @@
 //! Arithmetic of the serving engine: packed weights, quantised activations, matrix products,
-//! attention over a paged cache, row operations, and the thread pool that runs them.
+//! attention over a paged cache, the passes of decoders and encoders, row operations, and the thread pool that runs them.
 //!
 //! This is the only crate with `unsafe`, and nothing it exports needs any. Shapes that do not fit
 //! together are a bug of the caller and panic; data (files, sizes, values) never does.
@@ -13,7 +13,9 @@ mod batch;
 mod blocks;
 mod buffer;
 mod decoder;
+mod dense;
 mod dequantize;
+mod encoder;
 mod isa;
 mod kv;
 mod lanes;
@@ -34,7 +36,9 @@ mod sample;
 pub use batch::{Batch, Want};
 pub use buffer::OutOfMemory;
 pub use decoder::{Activation, Decoder, Layer, Projection, Workspace, WorkspaceSizes};
+pub use dense::{Dense, Precision};
 pub use dequantize::{DequantizeError, dequantize};
+pub use encoder::{Encoder, EncoderLayer, EncoderWork, Norm, Pooling};
 pub use isa::{Isa, cpu};
 pub use kv::{KvCache, KvError, KvShape, KvType};
 pub use matrix::{Matrix, PackError};

@@ -1,5 +1,6 @@
 //! What all requests share: the model once it is loaded, metrics, and whether we are draining.
 use crate::body::BodyReader;
+use crate::embed_thread::EmbedHandle;
 use crate::engine_thread::EngineHandle;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
@@ -10,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use windlass_engine::chat::ChatTemplate;
+use windlass_engine::embed::{EmbedderInfo, WordPiece};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// A loaded model that has produced a token.
@@ -27,6 +29,44 @@ pub struct Model {
     pub capacity: usize,
 }
 
+/// A loaded encoder that has made a vector.
+#[derive(Debug)]
+pub struct EmbeddingModel {
+    /// Token ids in, vectors out.
+    pub thread: EmbedHandle,
+    /// Text to tokens.
+    pub tokenizer: Arc<WordPiece>,
+    /// About the model.
+    pub info: EmbedderInfo,
+}
+
+/// What the process serves.
+#[derive(Debug)]
+pub enum Loaded {
+    /// Text.
+    Generator(Model),
+    /// Vectors.
+    Embedder(EmbeddingModel),
+}
+
+impl Loaded {
+    /// Tokens that a sequence may have.
+    pub fn context(&self) -> usize {
+        match self {
+            Self::Generator(model) => model.context,
+            Self::Embedder(model) => model.info.max_length,
+        }
+    }
+
+    /// How long there has been work and no step; `None` without work.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        match self {
+            Self::Generator(model) => model.engine.stalled_for(),
+            Self::Embedder(model) => model.thread.stalled_for(),
+        }
+    }
+}
+
 /// The state behind every route.
 #[derive(Debug)]
 pub struct App {
@@ -42,7 +82,7 @@ pub struct App {
     pub bodies: BodyReader,
     /// Places of those that only want tokens.
     pub tokenizing: Semaphore,
-    model: OnceLock<Model>,
+    loaded: OnceLock<Loaded>,
     draining: AtomicBool,
     /// Random keys: ids, seeds and salts cannot be guessed from outside.
     random: RandomState,
@@ -59,7 +99,7 @@ impl App {
             stall_timeout,
             bodies: BodyReader::new(),
             tokenizing: Semaphore::new(tokenize::MAX_AT_ONCE),
-            model: OnceLock::new(),
+            loaded: OnceLock::new(),
             draining: AtomicBool::new(false),
             random: RandomState::new(),
             counter: AtomicU64::new(0),
@@ -67,13 +107,37 @@ impl App {
     }
 
     /// The model is there; false if it already was.
-    pub fn set_model(&self, model: Model) -> bool {
-        self.model.set(model).is_ok()
+    pub fn set_loaded(&self, loaded: Loaded) -> bool {
+        self.loaded.set(loaded).is_ok()
     }
 
-    /// The model, or the answer that it is not there yet.
+    /// The model, whatever it is for.
+    pub fn loaded(&self) -> Option<&Loaded> {
+        self.loaded.get()
+    }
+
+    /// The model that writes text, or the answer that it is not there.
     pub fn model(&self) -> Result<&Model, ApiError> {
-        self.model.get().ok_or(ApiError::Loading)
+        match self.loaded().ok_or(ApiError::Loading)? {
+            Loaded::Generator(model) => Ok(model),
+            Loaded::Embedder(_) => Err(ApiError::WrongTask {
+                served: self.served_name.clone(),
+                makes: "embeddings",
+                route: "/v1/embeddings",
+            }),
+        }
+    }
+
+    /// The model that makes vectors, or the answer that it is not there.
+    pub fn embedder(&self) -> Result<&EmbeddingModel, ApiError> {
+        match self.loaded().ok_or(ApiError::Loading)? {
+            Loaded::Embedder(model) => Ok(model),
+            Loaded::Generator(_) => Err(ApiError::WrongTask {
+                served: self.served_name.clone(),
+                makes: "text",
+                route: "/v1/chat/completions or /v1/completions",
+            }),
+        }
     }
 
     /// From now on connections are to end.

@@ -1,9 +1,10 @@
 //! What the arguments mean on this machine: every default is decided here, once.
-use crate::args::{Args, KvCacheType, LogFormat};
+use crate::args::{Args, EmbeddingPrecision, KvCacheType, LogFormat};
 use crate::machine;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use windlass_engine::embed::{Embedder, EmbedderOptions, Precision};
 use windlass_engine::request::{EngineOptions, KvType, Pacing};
 
 /// Tokens in a KV block: prefixes are shared in these units.
@@ -14,7 +15,7 @@ const MIN_RESERVE: u64 = 64 << 20;
 /// All settings of a process.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The model file.
+    /// The model's file or folder.
     pub model: PathBuf,
     /// Address to serve on.
     pub listen: SocketAddr,
@@ -22,6 +23,8 @@ pub struct Config {
     pub served_name: String,
     /// For the engine.
     pub engine: EngineOptions,
+    /// For a model of embeddings.
+    pub embedder: EmbedderOptions,
     /// Sequences that may wait.
     pub queue: usize,
     /// How long a drain waits.
@@ -38,23 +41,34 @@ impl Config {
     /// Decides what was left open.
     pub fn new(args: Args) -> Self {
         let threads = args.threads.map_or_else(machine::processors, usize::from);
+        let context_length = args.context_length.map(|tokens| tokens as usize);
+        let memory_limit = args.memory_limit.or_else(|| machine::memory().map(for_the_engine));
         Self {
             served_name: args.served_name.unwrap_or_else(|| file_name(&args.model)),
             engine: EngineOptions {
                 threads,
-                context_length: args.context_length.map(|tokens| tokens as usize),
+                context_length,
                 max_sequences: args.max_sequences as usize,
                 max_batch_tokens: args.max_batch_tokens as usize,
                 pacing: (!args.step_time.is_zero()).then_some(Pacing {
                     step_time: args.step_time,
                     first_token_time: args.first_token_time,
                 }),
-                memory_limit: args.memory_limit.or_else(|| machine::memory().map(for_the_engine)),
+                memory_limit,
                 block_tokens: BLOCK_TOKENS,
                 kv_type: match args.kv_cache_type {
                     KvCacheType::F16 => KvType::F16,
                     KvCacheType::Q8 => KvType::Q8,
                 },
+            },
+            embedder: EmbedderOptions {
+                threads,
+                precision: match args.embedding_precision {
+                    EmbeddingPrecision::F32 => Precision::F32,
+                    EmbeddingPrecision::Int8 => Precision::Int8,
+                },
+                max_length: context_length,
+                memory_limit,
             },
             model: args.model,
             listen: args.listen,
@@ -67,10 +81,14 @@ impl Config {
     }
 }
 
+/// The name of a file without its extension, or of the folder that is the model.
 fn file_name(model: &Path) -> String {
-    model
-        .file_stem()
-        .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    let name = match Embedder::is_for(model) {
+        true if model.is_dir() => model.file_name(),
+        true => model.parent().and_then(Path::file_name),
+        false => model.file_stem(),
+    };
+    name.map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// The limit less a reserve of a sixteenth.
@@ -87,6 +105,8 @@ mod tests {
     fn the_served_name_is_the_files_name_unless_given() {
         let config = |line: &[&str]| Config::new(Args::parse_from(line));
         assert_eq!(config(&["x", "--model", "/m/Smol.Q4_1.gguf"]).served_name, "Smol.Q4_1");
+        let weights = "/m/bge-v1.5/model.safetensors";
+        assert_eq!(config(&["x", "--model", weights]).served_name, "bge-v1.5");
         assert_eq!(
             config(&["x", "--model", "a.gguf", "--served-name", "chat"]).served_name,
             "chat"

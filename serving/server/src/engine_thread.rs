@@ -3,8 +3,9 @@
 //! channel holds at most `max_tokens` updates, so a slow reader neither blocks a step nor grows
 //! without bound; the number of sequences is bounded by permits. Dropping a `Ticket` cancels its
 //! sequence; dropping the last handle ends the thread.
+use crate::progress::Progress;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,12 +77,9 @@ struct Sequence {
 /// State that both sides see.
 #[derive(Debug)]
 struct Shared {
-    started: Instant,
     stats: Mutex<Stats>,
-    /// Sequences submitted and not ended.
-    in_flight: AtomicUsize,
-    /// Milliseconds after `started` of the last sign of life: a step, or the first work after none.
-    last_progress: AtomicU64,
+    /// Of the sequences submitted and not ended.
+    progress: Progress,
 }
 
 /// How tasks reach the engine.
@@ -132,7 +130,14 @@ where
             Err(error) => return drop(report.send(Err(error))),
         };
         let (commands, received) = channel();
-        let shared = Arc::new(Shared::new(backend.stats()));
+        let stats = Stats {
+            running: 0,
+            ..backend.stats()
+        };
+        let shared = Arc::new(Shared {
+            stats: Mutex::new(stats),
+            progress: Progress::new(),
+        });
         let handle = EngineHandle {
             commands,
             permits: Arc::new(Semaphore::new(capacity.min(Semaphore::MAX_PERMITS))),
@@ -167,14 +172,14 @@ impl EngineHandle {
     pub fn submit(&self, request: Request, place: OwnedSemaphorePermit) -> Ticket {
         let (sender, updates) = unbounded_channel();
         let id = request.id;
-        self.shared.begin();
+        self.shared.progress.begin();
         let sequence = Sequence {
             updates: sender,
             _permit: place,
         };
         if self.commands.send(Command::Submit { request, sequence }).is_err() {
             // The thread is gone; the ticket's channel is closed, which its reader reports.
-            self.shared.end();
+            self.shared.progress.end();
         }
         Ticket {
             id,
@@ -193,16 +198,12 @@ impl EngineHandle {
 
     /// Sequences submitted and not ended.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Acquire)
+        self.shared.progress.in_flight()
     }
 
     /// How long there has been work and no step; `None` without work.
     pub fn stalled_for(&self) -> Option<Duration> {
-        if self.in_flight() == 0 {
-            return None;
-        }
-        let last = Duration::from_millis(self.shared.last_progress.load(Ordering::Acquire));
-        Some(self.shared.started.elapsed().saturating_sub(last))
+        self.shared.progress.stalled_for()
     }
 }
 
@@ -224,32 +225,6 @@ impl Drop for Ticket {
     }
 }
 
-impl Shared {
-    fn new(stats: Stats) -> Self {
-        Self {
-            started: Instant::now(),
-            stats: Mutex::new(Stats { running: 0, ..stats }),
-            in_flight: AtomicUsize::new(0),
-            last_progress: AtomicU64::new(0),
-        }
-    }
-
-    fn begin(&self) {
-        if self.in_flight.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.progress();
-        }
-    }
-
-    fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    fn progress(&self) {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_progress.store(millis, Ordering::Release);
-    }
-}
-
 struct EngineLoop<B> {
     backend: B,
     commands: Receiver<Command>,
@@ -265,7 +240,7 @@ impl<B: Backend> EngineLoop<B> {
             if self.backend.has_work() {
                 let begin = Instant::now();
                 self.backend.step(&mut events);
-                self.shared.progress();
+                self.shared.progress.step();
                 let end = Instant::now();
                 self.backend.learn(end - begin);
                 events.drain(..).for_each(|event| self.dispatch(event, begin, end));
@@ -302,14 +277,14 @@ impl<B: Backend> EngineLoop<B> {
                     }
                     Err(error) => {
                         send(&sequence, Update::Refused(error));
-                        self.shared.end();
+                        self.shared.progress.end();
                     }
                 }
             }
             Command::Cancel(id) => {
                 if let Some(sequence) = self.live.remove(&id) {
                     self.backend.cancel(id);
-                    self.shared.end();
+                    self.shared.progress.end();
                     drop(sequence); // last, as its place is free from here on
                 }
             }
@@ -336,7 +311,7 @@ impl<B: Backend> EngineLoop<B> {
             }
             Event::Finished { id, reason, usage } => {
                 if let Some(sequence) = self.live.remove(&id) {
-                    self.shared.end();
+                    self.shared.progress.end();
                     send(&sequence, Update::Finished { reason, usage, at });
                 }
             }

@@ -55,8 +55,21 @@ pub enum ApiError {
         /// What there is.
         served: String,
     },
+    /// The model is for something else.
+    #[error("The model `{served}` makes {makes}: ask {route}.")]
+    WrongTask {
+        /// What there is.
+        served: String,
+        /// What it makes.
+        makes: &'static str,
+        /// Where that is to be had.
+        route: &'static str,
+    },
     /// No such route.
-    #[error("Unknown request URL. See GET /v1/models, POST /v1/chat/completions and POST /v1/completions.")]
+    #[error(
+        "Unknown request URL. See GET /v1/models, POST /v1/chat/completions, POST /v1/completions and \
+         POST /v1/embeddings."
+    )]
     UnknownRoute,
     /// The route exists, with another method.
     #[error("This method is not allowed here.")]
@@ -134,6 +147,7 @@ impl ApiError {
             Self::Unsupported { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("unsupported_parameter")),
             Self::ContextLengthExceeded { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded")),
             Self::ModelNotFound { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
+            Self::WrongTask { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_supported")),
             Self::UnknownRoute => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed")),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("body_too_large")),
@@ -160,7 +174,7 @@ impl ApiError {
             Self::Unparsable { param, .. } => param.as_deref(),
             Self::Invalid { param, .. } | Self::Unsupported { param, .. } => Some(param),
             Self::ContextLengthExceeded { param, .. } => Some(param),
-            Self::ModelNotFound { .. } => Some("model"),
+            Self::ModelNotFound { .. } | Self::WrongTask { .. } => Some("model"),
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
 //! Routes, and what every answer gets: a request id of ours, a line in the log, a count, and
 //! `Connection: close` while draining or after a chunked body.
-use crate::app::App;
+use crate::app::{App, Loaded};
 use crate::error::{ApiError, LogNote};
-use crate::{generate, metrics, tokenize};
+use crate::{embeddings, generate, metrics, tokenize};
 use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -21,6 +21,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(generate::completions))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
         .route("/health/live", get(live))
@@ -50,13 +51,13 @@ fn describe(app: &App) -> Model {
         object: "model".to_owned(),
         created: app.started,
         owned_by: "windlass".to_owned(),
-        max_model_len: app.model().ok().map(|model| model.context),
+        max_model_len: app.loaded().map(Loaded::context),
     }
 }
 
 /// Fails when there is work and no step: only a restart helps then.
 async fn live(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
-    let stalled = app.model().ok().and_then(|model| model.engine.stalled_for());
+    let stalled = app.loaded().and_then(Loaded::stalled_for);
     match stalled {
         Some(time) if time >= app.stall_timeout => {
             (StatusCode::SERVICE_UNAVAILABLE, "no step although there is work\n")
@@ -65,12 +66,12 @@ async fn live(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
     }
 }
 
-/// Succeeds when the model has produced a token and new requests are welcome.
+/// Succeeds when the model has produced a token, or a vector, and new requests are welcome.
 async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
-    match app.model() {
+    match app.loaded() {
         _ if app.is_draining() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "loading the model\n"),
-        Ok(_) => (StatusCode::OK, "ready\n"),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "loading the model\n"),
+        Some(_) => (StatusCode::OK, "ready\n"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `windlass-server`: one model behind an OpenAI-compatible HTTP API. Reads what was typed, starts the
+//! `windlass-server`: one model, of text or of embeddings, behind an OpenAI-compatible HTTP API. Reads what was typed, starts the
 //! parts, and ends them on a signal; knows no details of either.
 mod accept;
 mod answer;
@@ -6,6 +6,8 @@ mod app;
 mod args;
 mod body;
 mod config;
+mod embed_thread;
+mod embeddings;
 mod engine_thread;
 mod error;
 mod generate;
@@ -17,6 +19,7 @@ mod log;
 mod logprobs;
 mod machine;
 mod metrics;
+mod progress;
 mod reply;
 mod sampling;
 mod settings;
@@ -30,17 +33,20 @@ pub use reply::Endpoint;
 pub use settings::Settings;
 
 use anyhow::{Context as _, bail};
-use app::{App, Model};
+use app::{App, EmbeddingModel, Loaded, Model};
 use clap::Parser;
 use config::Config;
-use engine_thread::{EngineHandle, EngineThread};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use windlass_engine::embed::Embedder;
 
 /// Tokenising and rendering run on these; more would take processors from the engine.
 const BLOCKING_THREADS: usize = 2;
@@ -86,16 +92,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let server = tokio::spawn(listen::serve(listener, app.clone(), stop.clone(), config.drain_timeout));
 
-    let capacity = config.engine.max_sequences.saturating_add(config.queue);
-    let (path, options) = (config.model.clone(), config.engine.clone());
-    tracing::info!(model = %path.display(), threads = options.threads, memory = options.memory_limit, "loading");
-    let EngineThread { loaded, mut ended } = engine_thread::start(capacity, move || load::load(&path, &options))
-        .context("cannot start the engine's thread")?;
+    let path = config.model.display();
+    tracing::info!(model = %path, threads = config.engine.threads, memory = config.engine.memory_limit, "loading");
+    let (loaded, mut ended) = launch(&config).context("cannot start the engine's thread")?;
     tokio::select! {
-        result = loaded => {
-            let (engine, parts) = result.context("the engine broke while it loaded the model")??;
-            ready(&app, engine, parts, capacity, config.engine.block_tokens);
-        }
+        loaded = loaded => ready(&app, loaded?, config.engine.block_tokens),
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the model was loaded");
             return Ok(());
@@ -119,17 +120,58 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ready(app: &App, engine: EngineHandle, parts: load::Parts, capacity: usize, block_tokens: usize) {
-    app.metrics.watch(engine.clone(), block_tokens);
-    let context = parts.context;
-    let first = app.set_model(Model {
-        engine,
-        tokenizer: parts.tokenizer,
-        template: parts.template,
-        context,
-        capacity,
-    });
-    tracing::info!(context, capacity, first, "ready");
+/// Starts the thread for the kind of model: what it will have loaded, and when it has ended.
+fn launch(config: &Config) -> std::io::Result<(BoxFuture<'static, anyhow::Result<Loaded>>, oneshot::Receiver<()>)> {
+    const BROKE: &str = "the engine broke while it loaded the model";
+    let (path, sequences) = (
+        config.model.clone(),
+        config.engine.max_sequences.saturating_add(config.queue),
+    );
+    if Embedder::is_for(&path) {
+        let (options, batch_tokens) = (config.embedder.clone(), config.engine.max_batch_tokens);
+        let thread = embed_thread::start(move || {
+            let (mut embedder, limits, parts) = load::load_embedder(&path, &options, sequences, batch_tokens)?;
+            Ok::<_, load::StartError>((move |inputs: &[&[u32]]| embedder.embed(inputs), limits, parts))
+        })?;
+        let loaded = async {
+            let (thread, (tokenizer, info)) = thread.loaded.await.context(BROKE)??;
+            Ok(Loaded::Embedder(EmbeddingModel {
+                thread,
+                tokenizer,
+                info,
+            }))
+        };
+        return Ok((loaded.boxed(), thread.ended));
+    }
+    let options = config.engine.clone();
+    let thread = engine_thread::start(sequences, move || load::load(&path, &options))?;
+    let loaded = async move {
+        let (engine, parts) = thread.loaded.await.context(BROKE)??;
+        Ok(Loaded::Generator(Model {
+            engine,
+            tokenizer: parts.tokenizer,
+            template: parts.template,
+            context: parts.context,
+            capacity: sequences,
+        }))
+    };
+    Ok((loaded.boxed(), thread.ended))
+}
+
+fn ready(app: &App, loaded: Loaded, block_tokens: usize) {
+    match &loaded {
+        Loaded::Generator(model) => {
+            let engine = model.engine.clone();
+            app.metrics.watch(move || engine.stats(), block_tokens);
+        }
+        Loaded::Embedder(model) => {
+            let thread = model.thread.clone();
+            app.metrics.watch(move || thread.stats(), block_tokens);
+        }
+    }
+    let context = loaded.context();
+    let first = app.set_loaded(loaded);
+    tracing::info!(context, first, "ready");
 }
 
 /// The one line on stdout, for people and for scripts that asked for port 0.

@@ -1,10 +1,13 @@
-//! A model file becomes an engine that is known to work: it has produced a token before anybody may ask.
+//! A model becomes an engine or an embedder that is known to work: it has produced a token, or a vector, before anybody
+//! may ask.
+use crate::embed_thread::Limits;
 use crate::engine_thread::Backend;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use windlass_engine::Engine;
 use windlass_engine::chat::ChatTemplate;
+use windlass_engine::embed::{EmbedError, Embedder, EmbedderInfo, EmbedderOptions, WordPiece};
 use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -28,6 +31,9 @@ pub enum StartError {
     /// The first request was refused.
     #[error("the model does not take its first prompt")]
     Refused(#[source] AdmitError),
+    /// The model loads, and makes no vector.
+    #[error("the model's first vector cannot be computed: {0}")]
+    NoVector(#[source] EmbedError),
     /// The file loads, and its numbers are broken.
     #[error("the model's first token is not a finite number: the file's weights are damaged")]
     NotFinite,
@@ -80,6 +86,30 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
     } else {
         Ok(())
     }
+}
+
+/// Tokenizer and description of an embedder.
+pub type EmbedParts = (Arc<WordPiece>, EmbedderInfo);
+
+/// Loads a model folder and computes a vector. `sequences` of full length may run and wait.
+pub fn load_embedder(
+    path: &Path,
+    options: &EmbedderOptions,
+    sequences: usize,
+    batch_tokens: usize,
+) -> Result<(Embedder, Limits, EmbedParts), StartError> {
+    let mut embedder = Embedder::load(path, options).map_err(|error| StartError::Load(error.to_string()))?;
+    let (tokenizer, info) = (embedder.tokenizer(), embedder.info().clone());
+    let mut tokens = tokenizer.encode("Hello");
+    tokenizer.truncate(&mut tokens, info.max_length);
+    for vector in embedder.embed(&[&tokens]) {
+        vector.map_err(StartError::NoVector)?;
+    }
+    let limits = Limits {
+        queue_tokens: sequences.saturating_mul(info.max_length),
+        batch_tokens,
+    };
+    Ok((embedder, limits, (tokenizer, info)))
 }
 
 impl Backend for Engine {

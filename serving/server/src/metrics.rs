@@ -1,6 +1,5 @@
 //! `GET /metrics`: what tasks count themselves, and at each scrape the engine's own counters.
 //! Every name is in `windlass_api::metrics`.
-use crate::engine_thread::EngineHandle;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -132,9 +131,9 @@ impl Metrics {
     }
 
     /// From now on the engine's counters are part of every scrape.
-    pub fn watch(&self, engine: EngineHandle, block_tokens: usize) {
+    pub fn watch(&self, stats: impl Fn() -> Stats + Send + Sync + 'static, block_tokens: usize) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let blocks = engine.stats().blocks_total;
+        let blocks = stats().blocks_total;
         let cache = [
             ("block_size", block_tokens.to_string()),
             ("num_gpu_blocks", blocks.to_string()),
@@ -145,7 +144,7 @@ impl Metrics {
             "Sizes of the KV cache",
             Info::new(cache.to_vec()),
         );
-        labelled.register_collector(Box::new(EngineMetrics(engine)));
+        labelled.register_collector(Box::new(EngineMetrics(Box::new(stats))));
     }
 
     /// The exposition.
@@ -199,12 +198,17 @@ impl Ending {
 }
 
 /// The engine's counters, read when asked for.
-#[derive(Debug)]
-struct EngineMetrics(EngineHandle);
+struct EngineMetrics(Box<dyn Fn() -> Stats + Send + Sync>);
+
+impl std::fmt::Debug for EngineMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("EngineMetrics").field(&(self.0)()).finish()
+    }
+}
 
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let stats = self.0.stats();
+        let stats = (self.0)();
         let mut write = |name: &str, help: &str, metric: &dyn EncodeMetricDyn| metric.write(&mut encoder, name, help);
         write(
             names::REQUESTS_RUNNING,

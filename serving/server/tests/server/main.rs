@@ -5,6 +5,7 @@ mod choices;
 mod client;
 mod disconnect;
 mod drain;
+mod embeddings;
 mod hole;
 mod hostile;
 mod logprobs;

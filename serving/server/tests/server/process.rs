@@ -164,7 +164,7 @@ pub fn run_to_end(model: &Path, flags: &[&str]) -> (ExitStatus, String) {
     (status, text)
 }
 
-/// The model file of these tests.
+/// The model file of most tests.
 pub fn model() -> PathBuf {
     cached(MODEL)
 }

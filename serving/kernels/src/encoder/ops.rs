@@ -1,0 +1,197 @@
+//! Operations on single rows that decoders do not have. Each is the same on every instruction set; none allocates.
+
+use crate::lanes::{LANES, Lanes, lanes_fn};
+
+lanes_fn! {
+    /// `x = (x - mean) / sqrt(variance + eps) * weight + bias`, over one row; the slices are equally long.
+    pub(super) fn layer_norm(l, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        assert!(x.len() == weight.len() && x.len() == bias.len(), "layer norm: lengths differ");
+        let len = x.len() as f32;
+        let mut sum = l.splat(0.0);
+        for part in x.chunks(LANES) {
+            sum = l.add(sum, load(l, part, 0.0));
+        }
+        let mean = l.sum(sum) / len;
+        let centre = l.splat(mean);
+        let mut squares = l.splat(0.0);
+        for part in x.chunks(LANES) {
+            let v = l.sub(load(l, part, mean), centre);
+            squares = l.fma(v, v, squares);
+        }
+        let scale = 1.0 / (l.sum(squares) / len + eps).sqrt();
+        // Element by element: there is no order to keep, the compiler widens it.
+        for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+            *x = ((*x - mean) * scale).mul_add(*weight, *bias);
+        }
+    }
+}
+
+lanes_fn! {
+    /// `x = gelu(x + bias)`, element by element: `x * (1 + erf(x / sqrt(2))) / 2`.
+    pub(super) fn gelu(l, x: &[f32], bias: &[f32], out: &mut [f32]) {
+        assert!(x.len() == bias.len() && x.len() == out.len(), "gelu: lengths differ");
+        let (eights, rest) = x.as_chunks::<LANES>();
+        let (biases, bias) = bias.as_chunks::<LANES>();
+        let (outs, out) = out.as_chunks_mut::<LANES>();
+        for ((x, bias), out) in eights.iter().zip(biases).zip(outs) {
+            l.store(gelu_eight(l, l.add(l.load(x), l.load(bias))), out);
+        }
+        if !rest.is_empty() {
+            let y = gelu_eight(l, l.add(l.load_part(rest, 0.0), l.load_part(bias, 0.0)));
+            out.copy_from_slice(&l.to_array(y)[..rest.len()]);
+        }
+    }
+}
+
+/// erf as `z * P(z²) / Q(z²)` for |z| up to 3.92, where it is 1 to within f32: a rational fit by weighted least squares
+/// over the error relative to erf, which is at most 1.9e-8 before rounding.
+#[inline(always)]
+fn gelu_eight<L: Lanes>(l: L, x: L::F) -> L::F {
+    const P: [f32; 6] = [
+        2.050_186_6e-6,
+        2.848_721e-4,
+        3.765_113e-3,
+        5.274_716_8e-2,
+        1.903_946_3e-1,
+        std::f32::consts::FRAC_2_SQRT_PI,
+    ];
+    const Q: [f32; 6] = [
+        3.809_219_2e-5,
+        1.162_414_7e-3,
+        1.496_820_7e-2,
+        1.141_042_3e-1,
+        5.020_656e-1,
+        1.0,
+    ];
+    let z = l.mul(x, l.splat(std::f32::consts::FRAC_1_SQRT_2));
+    // A NaN comes through: `min` and `max` give their second argument for it.
+    let z = l.max(l.splat(-3.92), l.min(l.splat(3.92), z));
+    let u = l.mul(z, z);
+    let erf = l.div(l.mul(z, polynomial(l, P, u)), polynomial(l, Q, u));
+    let half = l.mul(x, l.splat(0.5));
+    l.fma(half, erf, half)
+}
+
+/// Horner's rule. A loop and no closure: what is not inlined loses its instruction set.
+#[inline(always)]
+fn polynomial<L: Lanes>(l: L, coefficients: [f32; 6], u: L::F) -> L::F {
+    let mut sum = l.splat(coefficients[0]);
+    for c in &coefficients[1..] {
+        sum = l.fma(sum, u, l.splat(*c));
+    }
+    sum
+}
+
+lanes_fn! {
+    /// Replaces `x` by `exp(x - max)` and returns their sum.
+    pub(super) fn exponentials(l, x: &mut [f32]) -> f32 {
+        let (eights, rest) = x.as_chunks_mut::<LANES>();
+        let mut best = l.load_part(rest, f32::NEG_INFINITY);
+        for eight in eights.iter() {
+            best = l.max(l.load(eight), best);
+        }
+        let best = l.splat(l.max_of(best));
+        let mut sum = l.splat(0.0);
+        for eight in eights {
+            let e = l.exp(l.sub(l.load(eight), best));
+            sum = l.add(sum, e);
+            l.store(e, eight);
+        }
+        if !rest.is_empty() {
+            let e = l.exp(l.sub(l.load_part(rest, f32::NEG_INFINITY), best));
+            sum = l.add(sum, e);
+            rest.copy_from_slice(&l.to_array(e)[..rest.len()]);
+        }
+        l.sum(sum)
+    }
+}
+
+#[inline(always)]
+fn load<L: Lanes>(l: L, part: &[f32], fill: f32) -> L::F {
+    match part.as_array::<LANES>() {
+        Some(eight) => l.load(eight),
+        None => l.load_part(part, fill),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+    use crate::sample::{Random, bits};
+
+    const LENGTHS: [usize; 6] = [1, 7, 8, 9, 64, 384];
+
+    #[test]
+    fn layer_norm_equals_plain_arithmetic_and_itself_everywhere() {
+        for len in LENGTHS {
+            let x: Vec<f32> = Random::new(60).floats(len).iter().map(|x| x * 3.0 + 1.0).collect();
+            let (weight, bias) = (Random::new(61).floats(len), Random::new(62).floats(len));
+            let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / len as f64;
+            let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / len as f64;
+            let [scalar, best] = [Isa::scalar(), Isa::detect()].map(|isa| {
+                let mut x = x.clone();
+                layer_norm(isa, &mut x, &weight, &bias, 1e-3);
+                x
+            });
+            assert_eq!(bits(&scalar), bits(&best));
+            for i in 0..len {
+                let want =
+                    (f64::from(x[i]) - mean) / (variance + 1e-3).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
+                assert!((f64::from(best[i]) - want).abs() < 1e-5);
+            }
+        }
+    }
+
+    /// erf by its series, which converges quickly enough for |z| < 5.
+    fn erf(z: f64) -> f64 {
+        let (mut term, mut sum) = (z, z);
+        for n in 1..200 {
+            term *= -z * z / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    #[test]
+    fn gelu_equals_its_definition_and_itself_everywhere() {
+        let x: Vec<f32> = (-7000..7000)
+            .map(|i| i as f32 / 1000.0)
+            .chain([60.0, -60.0, 1e30])
+            .collect();
+        let bias = vec![0.0; x.len()];
+        let [scalar, best] = [Isa::scalar(), Isa::detect()].map(|isa| {
+            let mut out = vec![0.0; x.len()];
+            gelu(isa, &x, &bias, &mut out);
+            out
+        });
+        assert_eq!(bits(&scalar), bits(&best));
+        for (&x, &got) in x.iter().zip(&best).take(14_000) {
+            let want = f64::from(x) * 0.5 * (1.0 + erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
+            assert!((f64::from(got) - want).abs() < 1.5e-6, "gelu({x}) is {want}, not {got}");
+        }
+        assert!((best[14_000] - 60.0).abs() < 1e-5 && best[14_001].abs() < 1e-5 && best[14_002] > 9e29);
+        let mut out = [0.0; 2];
+        gelu(Isa::detect(), &[f32::NAN, f32::INFINITY], &[0.0; 2], &mut out);
+        assert!(out[0].is_nan() && out[1] == f32::INFINITY);
+    }
+
+    #[test]
+    fn exponentials_are_those_of_the_softmax() {
+        for len in LENGTHS {
+            let x: Vec<f32> = Random::new(63).floats(len).iter().map(|x| x * 50.0).collect();
+            let [scalar, best] = [Isa::scalar(), Isa::detect()].map(|isa| {
+                let mut x = x.clone();
+                let sum = exponentials(isa, &mut x);
+                x.push(sum);
+                x
+            });
+            assert_eq!(bits(&scalar), bits(&best));
+            let mut want = x.clone();
+            crate::ops::softmax(&mut want);
+            for (got, want) in best.iter().zip(&want) {
+                assert!((got / best[len] - want).abs() < 1e-6);
+            }
+        }
+    }
+}
