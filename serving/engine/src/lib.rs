@@ -2,7 +2,9 @@
 //! environment, no network; time and randomness are arguments.
 mod adjust;
 pub mod chat;
+mod choose;
 mod engine;
+pub mod grammar;
 mod kv;
 pub mod load;
 mod logprobs;
