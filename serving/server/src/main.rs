@@ -4,6 +4,7 @@ mod answer;
 mod app;
 mod args;
 mod body;
+mod calls;
 mod config;
 mod engine_thread;
 mod error;
@@ -20,8 +21,10 @@ mod reply;
 mod sampling;
 mod settings;
 mod stream;
+mod structured;
 mod text;
 mod tokenize;
+mod tools;
 mod unsupported;
 
 use anyhow::{Context as _, bail};
@@ -120,6 +123,7 @@ fn ready(app: &App, engine: EngineHandle, parts: load::Parts, capacity: usize, b
         engine,
         tokenizer: parts.tokenizer,
         template: parts.template,
+        grammars: Arc::default(),
         context,
         capacity,
     });

@@ -3,6 +3,8 @@
 use crate::error::ApiError;
 use crate::reply::Endpoint;
 use crate::sampling::sampling;
+use crate::structured::{Form, form};
+use crate::tools::Tools;
 use windlass_api::openai::{GenerateRequest, Stop};
 use windlass_engine::request::Sampling;
 
@@ -51,6 +53,10 @@ pub struct Settings {
     pub shows_special: bool,
     /// Separates prefix caches.
     pub cache_salt: Option<String>,
+    /// What the answer must be.
+    pub form: Option<Form>,
+    /// What the model may call.
+    pub tools: Option<Tools>,
 }
 
 impl Settings {
@@ -70,6 +76,13 @@ impl Settings {
         };
         let max_tokens = max_tokens(request, bounds.context)?.unwrap_or(default_tokens);
         let sampling = sampling(request, max_tokens, bounds, random_seed)?;
+        let (form, tools) = (form(request)?, Tools::new(request)?);
+        if let (Some(form), Some(_)) = (&form, &tools) {
+            return Err(ApiError::invalid(form.param, "it cannot be combined with `tools`"));
+        }
+        if tools.is_some() && bounds.endpoint != Endpoint::Chat {
+            return Err(ApiError::invalid("tools", "they are for chats only"));
+        }
         Ok(Self {
             stream,
             include_usage: request
@@ -85,6 +98,8 @@ impl Settings {
             includes_stop: request.include_stop_str_in_output.unwrap_or(false),
             shows_special: !request.skip_special_tokens.unwrap_or(true),
             cache_salt: cache_salt(request.cache_salt.take())?,
+            form,
+            tools,
         })
     }
 }
