@@ -173,6 +173,7 @@ impl Bench {
             ignore_eos: true,
             cache_salt: id.0,
             priority: 0,
+            constraint: None,
         })?;
         Ok(())
     }

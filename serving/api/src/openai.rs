@@ -7,6 +7,8 @@ mod error;
 mod logprobs;
 mod model;
 mod request;
+mod structured;
+mod tools;
 mod usage;
 
 pub use chat::{ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatResponse, ChatResponseMessage};
@@ -16,6 +18,10 @@ pub use error::{ErrorBody, ErrorDetail};
 pub use logprobs::{ChatLogprobs, CompletionLogprobs, Logprob, LogprobsWish, TokenLogprob};
 pub use model::{Model, ModelList};
 pub use request::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt, Stop, StreamOptions};
+pub use structured::{JsonSchemaFormat, ResponseFormat, StructuredOutputs};
+pub use tools::{
+    FunctionCall, FunctionCallDelta, FunctionName, FunctionTool, Tool, ToolCall, ToolCallDelta, ToolChoice,
+};
 pub use usage::{FinishReason, PromptTokensDetails, Usage};
 
 /// The data of the last event of a stream.

@@ -1,5 +1,7 @@
-//! Logits as a request wants them: ends held back, biases and penalties, in vLLM's order. Works on a copy
-//! and from the sequence's tokens alone, so a sequence that is computed again gets the same.
+//! Logits as a request wants them: ends held back, biases and penalties, in vLLM's order, and last what its
+//! grammar forbids. Works on a copy and from the sequence's tokens alone, so a sequence that is computed again
+//! gets the same.
+use crate::grammar::Allowed;
 use crate::request::Sampling;
 use windlass_kernels::argmax;
 
@@ -13,7 +15,7 @@ pub struct Adjusted {
 
 impl Adjusted {
     /// The adjusted logits and their most likely token. `tokens` are prompt and answer, `ends` what the model ends
-    /// its answers with; all of them, and those of `sampling`, index `logits`.
+    /// its answers with; all of them, and those of `sampling`, index `logits`. `allowed` leaves out the rest.
     pub fn adjust(
         &mut self,
         logits: &[f32],
@@ -21,6 +23,7 @@ impl Adjusted {
         tokens: &[u32],
         prompt_tokens: usize,
         ends: impl Iterator<Item = u32>,
+        allowed: Option<&Allowed>,
     ) -> (&[f32], u32) {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
@@ -34,6 +37,9 @@ impl Adjusted {
         }
         if sampling.penalises() {
             self.penalise(sampling, tokens, prompt_tokens);
+        }
+        if let Some(allowed) = allowed {
+            allowed.apply(&mut self.logits);
         }
         let best = argmax(&self.logits) as u32;
         (&self.logits, best)
@@ -75,9 +81,9 @@ mod tests {
 
     fn adjust(sampling: Sampling, tokens: &[u32], prompt_tokens: usize) -> (Vec<f32>, u32) {
         let mut adjusted = Adjusted::default();
-        let first = adjusted.adjust(&LOGITS, &sampling, tokens, prompt_tokens, [4].into_iter());
+        let first = adjusted.adjust(&LOGITS, &sampling, tokens, prompt_tokens, [4].into_iter(), None);
         let first = (first.0.to_vec(), first.1);
-        let again = adjusted.adjust(&LOGITS, &sampling, tokens, prompt_tokens, [4].into_iter());
+        let again = adjusted.adjust(&LOGITS, &sampling, tokens, prompt_tokens, [4].into_iter(), None);
         assert_eq!((again.0.to_vec(), again.1), first, "a call left something behind");
         first
     }

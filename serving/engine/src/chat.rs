@@ -38,6 +38,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     tokenizer: Arc<Tokenizer>,
     source: Source,
+    calls_tools: bool,
 }
 
 /// Where a template comes from.
@@ -101,16 +102,29 @@ impl ChatTemplate {
         let environment = depth::with_stack(|| compile(text))
             .map_err(TemplateError::Thread)?
             .map_err(TemplateError::Syntax)?;
+        let calls_tools = environment
+            .get_template(NAME)
+            .map_err(TemplateError::Syntax)?
+            .undeclared_variables(false)
+            .contains("tools")
+            && text.contains("<tool_call>")
+            && !text.contains("<function=");
         Ok(Self {
             environment,
             tokenizer,
             source,
+            calls_tools,
         })
     }
 
     /// Whether the model brought it.
     pub fn source(&self) -> Source {
         self.source
+    }
+
+    /// Whether it knows tools, and calls of them as JSON between `<tool_call>` and `</tool_call>`.
+    pub fn calls_tools(&self) -> bool {
+        self.calls_tools
     }
 
     /// Renders `messages` (an array of objects as in OpenAI's `messages`).

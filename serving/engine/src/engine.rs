@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want, Workspace};
 
-use crate::adjust::Adjusted;
 use crate::chat::{ChatTemplate, TemplateError};
+use crate::choose::Chooser;
+use crate::grammar::Broken;
 use crate::load::gguf::{Gguf, GgufError};
-use crate::logprobs::logprobs;
 use crate::model::{self, Shape};
 use crate::pace::{Load, Pace};
 use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
-use crate::sample::{Candidates, pick};
 use crate::scheduler::{Scheduler, Work};
 use crate::tokenizer::Tokenizer;
 
@@ -110,8 +109,7 @@ pub struct Engine {
     /// Of the last step.
     load: Load,
     finished: Vec<usize>,
-    adjusted: Adjusted,
-    candidates: Candidates,
+    chooser: Chooser,
     stats: Stats,
 }
 
@@ -157,8 +155,7 @@ impl Engine {
             pace: Pace::default(),
             load: Load::default(),
             finished: Vec::new(),
-            adjusted: Adjusted::default(),
-            candidates: Candidates::default(),
+            chooser: Chooser::default(),
             stats: Stats::default(),
         })
     }
@@ -265,7 +262,8 @@ impl Engine {
         self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
-            let wants_logits = sequence.request.sampling.wants_logits(sequence.answered());
+            let wants_logits =
+                sequence.request.sampling.wants_logits(sequence.answered()) || sequence.request.constraint.is_some();
             let want = match (work.count == sequence.need(), wants_logits) {
                 (false, _) => Want::Nothing,
                 (true, false) => Want::Best,
@@ -294,37 +292,28 @@ impl Engine {
                 continue;
             }
             let output = outputs.next().unwrap_or_default();
-            let sampling = &sequence.request.sampling;
             let choice = match (self.workspace.best(output), self.workspace.logits(output)) {
-                (Some(own_best), Some(own)) => {
-                    let (logits, best) = if sampling.adjusts(sequence.answered()) {
-                        let ends = self.tokenizer.end_tokens();
-                        self.adjusted
-                            .adjust(own, sampling, &sequence.tokens, sequence.prompt_tokens, ends)
-                    } else {
-                        (own, own_best)
-                    };
-                    let position = sequence.tokens.len();
-                    let token = pick(logits, best, sampling, position, &mut self.candidates);
-                    let logprobs = sampling
-                        .logprobs
-                        .map(|count| Box::new(logprobs(own, own_best, token, count)));
-                    Some((token, logprobs))
-                }
-                (best, _) => best.map(|best| (best, None)),
+                (Some(best), Some(logits)) => self.chooser.choose(logits, best, sequence, &self.tokenizer),
+                (best, _) => best.map(|best| (best, None)).ok_or(FinishReason::NonFinite),
             };
             let end = match choice {
-                None => Some((FinishReason::NonFinite, false)),
-                Some((token, logprobs)) => {
+                Err(reason) => Some((reason, false)),
+                Ok((token, logprobs)) => {
                     self.stats.generated_tokens += 1;
-                    if sampling.stop_tokens.contains(&token)
-                        || self.tokenizer.is_eog(token) && !sequence.request.ignore_eos
-                    {
+                    let request = &mut sequence.request;
+                    let ignored = request.ignore_eos && request.constraint.is_none();
+                    if request.sampling.stop_tokens.contains(&token) || self.tokenizer.is_eog(token) && !ignored {
                         Some((FinishReason::Stop, true))
                     } else {
+                        let taken = request.constraint.as_mut().map(|constraint| constraint.take(token));
                         sequence.push(token);
                         events.push(Event::Token { id, token, logprobs });
-                        (sequence.tokens.len() >= sequence.limit).then_some((FinishReason::Length, false))
+                        let full = sequence.tokens.len() >= sequence.limit;
+                        match taken {
+                            Some(Err(Broken)) => Some((FinishReason::Constraint, false)),
+                            Some(Ok(true)) => Some((FinishReason::Stop, false)),
+                            Some(Ok(false)) | None => full.then_some((FinishReason::Length, false)),
+                        }
                     }
                 }
             };

@@ -2,8 +2,10 @@
 //! environment, no network; time and randomness are arguments.
 mod adjust;
 pub mod chat;
+mod choose;
 pub mod embed;
 mod engine;
+pub mod grammar;
 mod kv;
 pub mod load;
 mod logprobs;

@@ -2,6 +2,7 @@
 //! (with the engine's `Tokenizer` and `ChatTemplate`).
 use std::time::Duration;
 
+use crate::grammar::Constraint;
 pub use windlass_kernels::KvType;
 
 /// Chosen by the caller, unique among the requests that live.
@@ -19,12 +20,14 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Go on after an end-of-generation token (for benchmarks).
+    /// Go on after an end-of-generation token (for benchmarks). The end of a grammar is an end nevertheless.
     pub ignore_eos: bool,
     /// Separates the prefix cache of tenants: only equal salts share blocks.
     pub cache_salt: u64,
     /// Lower goes first: out of the queue, with the time of a step, and in keeping its blocks. Usually 0.
     pub priority: i32,
+    /// What the answer must be: at its beginning, and of this model's [`Grammars`](crate::grammar::Grammars).
+    pub constraint: Option<Constraint>,
 }
 
 /// How tokens are chosen, and which of them end the answer; already validated by the server. The default is greedy and
@@ -140,12 +143,14 @@ pub struct Logprobs {
 /// Why a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model ended it with an end-of-generation token.
+    /// The model ended it with an end-of-generation token, or its grammar allows nothing more.
     Stop,
     /// `max_tokens` or the context is used up.
     Length,
     /// The arithmetic of this request alone produced a value that is not finite.
     NonFinite,
+    /// What its grammar allows could not be computed within the limits.
+    Constraint,
 }
 
 /// Token counts of a finished request.

@@ -187,6 +187,7 @@ fn combinations_of_extreme_sampling_settings_answer() {
                         ignore_eos: true,
                         cache_salt: 0,
                         priority: 0,
+                        constraint: None,
                     };
                     engine.submit(request.clone()).expect("it fits");
                     let mut events = Vec::new();
@@ -488,6 +489,7 @@ fn weights_that_are_not_finite_end_the_request_and_nothing_else() {
             ignore_eos: true,
             cache_salt: 0,
             priority: 0,
+            constraint: None,
         };
         engine.submit(request).expect("fits");
     }
@@ -521,7 +523,7 @@ proptest::proptest! {
         // Either outcome is right: the damage may lie in a weight or a name.
         if let Ok(mut engine) = load_with(&bytes, &options()) {
             let sampling = Sampling::default();
-            let request = Request { id: RequestId(1), prompt: vec![1, 2], max_tokens: 1, sampling, ignore_eos: true, cache_salt: 0, priority: 0 };
+            let request = Request { id: RequestId(1), prompt: vec![1, 2], max_tokens: 1, sampling, ignore_eos: true, cache_salt: 0, priority: 0, constraint: None };
             // The damage may have made the context too short even for this.
             if engine.submit(request).is_ok() {
                 engine.step(&mut Vec::new());

@@ -56,6 +56,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         ignore_eos: true,
         cache_salt: id % 3,
         priority: 0,
+        constraint: None,
     }
 }
 

@@ -15,7 +15,7 @@ pub fn accept(mut request: GenerateRequest, bounds: Bounds, random_seed: u64) ->
     refuse_unsupported(&request.other)?;
     let settings = Settings::new(&mut request, bounds, random_seed)?;
     let input = match bounds.endpoint {
-        Endpoint::Chat => Input::chat(&mut request)?,
+        Endpoint::Chat => Input::chat(&mut request, settings.tools.as_ref(), bounds.calls_tools)?,
         Endpoint::Completions => Input::completion(&mut request)?,
     };
     Ok((settings, input))
@@ -40,6 +40,7 @@ pub fn read(
             endpoint,
             context,
             vocabulary: tokenizer.vocab_size(),
+            calls_tools: template.calls_tools(),
         };
         let (settings, input) = accept(body::parse(bytes)?, bounds, 0)?;
         let prompts = input.encode(tokenizer, template, context, 0)?;

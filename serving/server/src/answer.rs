@@ -1,15 +1,18 @@
 //! One sequence as its caller sees it: the engine's tokens become text pieces and an end. Streamed
 //! and whole answers read the same pieces, so they cannot differ. Dropping an answer cancels it.
+use crate::calls::CallFinder;
 use crate::engine_thread::{Ticket, Update};
 use crate::error::ApiError;
+use crate::input::Prompt;
 use crate::logprobs::Scored;
 use crate::metrics::{Ending, Metrics};
 use crate::settings::Settings;
 use crate::text::TextAssembler;
+use crate::tools::{CLOSE, OPEN};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-use windlass_api::openai::FinishReason;
+use windlass_api::openai::{FinishReason, FunctionCallDelta, ToolCallDelta};
 use windlass_engine::request::{AdmitError, FinishReason as EngineReason, Logprobs, Usage};
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -20,6 +23,8 @@ pub struct Piece {
     pub text: String,
     /// The tokens of the text, if their probabilities were asked for; each once, with the text that it began.
     pub tokens: Vec<Scored>,
+    /// New tool calls, and new pieces of their arguments.
+    pub calls: Vec<ToolCallDelta>,
     /// Set in the last piece.
     pub end: Option<End>,
 }
@@ -31,6 +36,14 @@ pub struct End {
     pub reason: FinishReason,
     /// What it used.
     pub usage: Usage,
+}
+
+/// Finds the calls of an answer and names them.
+#[derive(Debug)]
+pub struct Calls {
+    finder: CallFinder,
+    /// Begins the names.
+    id: u64,
 }
 
 /// An answer under way.
@@ -47,6 +60,8 @@ pub struct Answer {
     /// Comes before everything else.
     echo: Option<String>,
     shows_special: bool,
+    /// Of an answer that may call tools.
+    calls: Option<Calls>,
     /// Texts count as stop texts after so many tokens.
     min_tokens: usize,
     arrived: Instant,
@@ -57,19 +72,19 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Follows a sequence of `prompt_tokens` that was just submitted; `echo` comes before its answer.
+    /// Follows a sequence of `prompt` that was just submitted; with `echo` the prompt comes first.
     pub fn new(
         ticket: Ticket,
         tokenizer: Arc<Tokenizer>,
         metrics: Arc<Metrics>,
         settings: &Settings,
-        prompt_tokens: usize,
-        echo: Option<String>,
+        calls: Option<Calls>,
+        prompt: &Prompt,
         arrived: Instant,
     ) -> Self {
         let text = TextAssembler::new(settings.stops.clone(), settings.includes_stop);
         let usage = Usage {
-            prompt_tokens,
+            prompt_tokens: prompt.tokens.len(),
             ..Usage::default()
         };
         Self {
@@ -79,8 +94,9 @@ impl Answer {
             text,
             sent: 0,
             scored: VecDeque::new(),
-            echo,
+            echo: settings.echo.then(|| prompt.text.clone()),
             shows_special: settings.shows_special,
+            calls,
             min_tokens: settings.sampling.min_tokens,
             arrived,
             last_token: None,
@@ -105,10 +121,10 @@ impl Answer {
             return Ok(None);
         }
         if let Some(text) = self.echo.take() {
-            let tokens = Vec::new();
             return Ok(Some(Piece {
                 text,
-                tokens,
+                tokens: Vec::new(),
+                calls: Vec::new(),
                 end: None,
             }));
         }
@@ -129,6 +145,7 @@ impl Answer {
                     EngineReason::Stop => FinishReason::Stop,
                     EngineReason::Length => FinishReason::Length,
                     EngineReason::NonFinite => return Err(self.fail(ApiError::NotFinite)),
+                    EngineReason::Constraint => return Err(self.fail(ApiError::TooComplex)),
                 };
                 Ok(Some(self.end(text, reason, stopped, at)))
             }
@@ -150,7 +167,10 @@ impl Answer {
             self.scored
                 .push_back(Scored::new(&self.tokenizer, token, offset, logprobs));
         }
-        let bytes = if self.shows_special {
+        let is_mark = |text: &str| [OPEN, CLOSE].contains(&text);
+        // In some vocabularies the marks of calls are control tokens, which have no text.
+        let marks = self.calls.is_some() && self.tokenizer.token_text(token).is_some_and(is_mark);
+        let bytes = if self.shows_special || marks {
             self.tokenizer.piece_with_special(token)
         } else {
             self.tokenizer.piece(token)
@@ -164,11 +184,7 @@ impl Answer {
             return self.end(text, FinishReason::Stop, true, at);
         }
         let tokens = self.release(&text);
-        Piece {
-            text,
-            tokens,
-            end: None,
-        }
+        self.piece(text, tokens)
     }
 
     /// The tokens that begin inside the text up to the end of `text`, which is given out now.
@@ -178,25 +194,44 @@ impl Answer {
         self.scored.drain(..begun).collect()
     }
 
+    /// A piece in the middle: calls are taken out of the text.
+    fn piece(&mut self, text: String, tokens: Vec<Scored>) -> Piece {
+        let (text, calls) = match &mut self.calls {
+            None => (text, Vec::new()),
+            Some(calls) => calls.find(&text),
+        };
+        Piece {
+            text,
+            tokens,
+            calls,
+            end: None,
+        }
+    }
+
     /// `stopped`: by a stop text; tokens after the end of the answer's text are then none of it.
-    fn end(&mut self, text: String, reason: FinishReason, stopped: bool, at: Instant) -> Piece {
+    fn end(&mut self, text: String, mut reason: FinishReason, stopped: bool, at: Instant) -> Piece {
         let mut tokens = self.release(&text);
         if !stopped {
             tokens.extend(self.scored.drain(..));
         }
+        let mut piece = self.piece(text, tokens);
+        if let Some(calls) = self.calls.take() {
+            let (rest, complete) = calls.finder.finish();
+            piece.text += &rest;
+            if complete && reason == FinishReason::Stop {
+                reason = FinishReason::ToolCalls;
+            }
+        }
         let ending = match reason {
-            FinishReason::Stop => Ending::Stop,
+            FinishReason::Stop | FinishReason::ToolCalls => Ending::Stop,
             FinishReason::Length => Ending::Length,
         };
         self.record(ending, at);
-        Piece {
-            text,
-            tokens,
-            end: Some(End {
-                reason,
-                usage: self.usage,
-            }),
-        }
+        piece.end = Some(End {
+            reason,
+            usage: self.usage,
+        });
+        piece
     }
 
     fn fail(&mut self, error: ApiError) -> ApiError {
@@ -217,6 +252,31 @@ impl Answer {
             seconds = took.as_secs_f64(),
             "a sequence ended"
         );
+    }
+}
+
+impl Calls {
+    /// `id` is a number that no other answer has.
+    pub fn new(id: u64) -> Self {
+        let finder = CallFinder::default();
+        Self { finder, id }
+    }
+
+    fn find(&mut self, text: &str) -> (String, Vec<ToolCallDelta>) {
+        let found = self.finder.push(text);
+        let deltas = found.calls.into_iter().map(|part| {
+            let first = part.name.is_some();
+            ToolCallDelta {
+                index: part.index,
+                id: first.then(|| format!("call_{:016x}{:02x}", self.id, part.index)),
+                kind: first.then(|| "function".to_owned()),
+                function: FunctionCallDelta {
+                    name: part.name,
+                    arguments: part.arguments,
+                },
+            }
+        });
+        (found.text, deltas.collect())
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use windlass_engine::chat::ChatTemplate;
 use windlass_engine::embed::{EmbedderInfo, WordPiece};
+use windlass_engine::grammar::{GrammarError, Grammars};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// A loaded model that has produced a token.
@@ -23,6 +24,8 @@ pub struct Model {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to a prompt.
     pub template: Arc<ChatTemplate>,
+    /// What answers can be made to obey; built when it is first asked for, as it takes time and memory.
+    pub grammars: Arc<OnceLock<Result<Grammars, GrammarError>>>,
     /// Tokens that a prompt and its answer may have together.
     pub context: usize,
     /// Sequences that may run and wait together.

@@ -101,6 +101,9 @@ pub enum ApiError {
     /// The arithmetic of this request gave a value that is not finite.
     #[error("The model could not compute an answer to this request.")]
     NotFinite,
+    /// What the grammar of an answer allows could not be computed within the limits.
+    #[error("The form that was asked for is too complex. Please simplify the schema, expression or grammar.")]
+    TooComplex,
     /// Something of ours broke.
     #[error("The server could not complete this request.")]
     Internal {
@@ -160,6 +163,7 @@ impl ApiError {
             ),
             Self::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
             Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("model_loading")),
+            Self::TooComplex => (StatusCode::BAD_REQUEST, INVALID, Some("grammar_too_complex")),
             Self::NotFinite => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("not_finite")),
             Self::Internal { .. } => (
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,13 +1,15 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: check, take a place in the queue,
 //! tokenise, submit, and answer whole or as a stream.
 use crate::accept::accept;
-use crate::answer::Answer;
+use crate::answer::{Answer, Calls};
 use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
 use crate::input::{Input, Prompt, blocking};
-use crate::reply::{Choice, Endpoint, Reply};
+use crate::reply::{Choice, Endpoint, Reply, add_calls};
 use crate::settings::{Bounds, Settings};
 use crate::stream;
+use crate::structured::Form;
+use crate::tools::Tools;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -15,8 +17,11 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 use windlass_api::openai::GenerateRequest;
+use windlass_engine::grammar::{Constraint, Grammars};
 use windlass_engine::request::Request as EngineRequest;
 
+/// Bytes of the words about a grammar that are repeated: they quote it.
+const MAX_QUOTED_GRAMMAR_BYTES: usize = 300;
 /// Bytes of an unknown model's name that are repeated.
 const MAX_QUOTED_NAME_BYTES: usize = 100;
 
@@ -39,6 +44,7 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
         endpoint,
         context: model.context,
         vocabulary: model.tokenizer.vocab_size(),
+        calls_tools: model.template.calls_tools(),
     };
     let (settings, input) = accept(request, bounds, app.random())?;
     let place = reserve(model, input.prompts(), settings.choices)?;
@@ -51,7 +57,7 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
         logprobs: settings.sampling.logprobs.is_some(),
         choices: settings.choices,
     };
-    let prompts = encode(model, input).await?;
+    let prompts = encode(model, input, &settings).await?;
     let stream = settings.stream;
     let answers = submit(app, model, place, prompts, &settings, arrived).await?;
     if stream {
@@ -89,17 +95,45 @@ fn reserve(model: &Model, prompts: usize, choices: usize) -> Result<OwnedSemapho
     model.engine.reserve(count).ok_or(ApiError::QueueFull)
 }
 
-async fn encode(model: &Model, input: Input) -> Result<Vec<Prompt>, ApiError> {
+/// The tokens of each prompt, and the constraint that every answer is to follow.
+async fn encode(
+    model: &Model,
+    input: Input,
+    settings: &Settings,
+) -> Result<(Vec<Prompt>, Option<Constraint>), ApiError> {
     let (tokenizer, template, context) = (model.tokenizer.clone(), model.template.clone(), model.context);
     let now = unix_seconds();
-    blocking(move || input.encode(&tokenizer, &template, context, now)).await
+    let grammars = model.grammars.clone();
+    let calls = |tools: &Tools| Form {
+        grammar: tools.grammar(&tokenizer),
+        param: "tools",
+    };
+    let form = settings.form.clone().or_else(|| settings.tools.as_ref().map(calls));
+    blocking(move || {
+        let prompts = input.encode(&tokenizer, &template, context, now)?;
+        let Some(form) = form else {
+            return Ok((prompts, None));
+        };
+        let grammars = grammars.get_or_init(|| Grammars::new(&tokenizer)).as_ref();
+        let constraint = grammars
+            .map_err(Clone::clone)
+            .and_then(|grammars| grammars.constraint(&form.grammar));
+        match constraint {
+            Ok(constraint) => Ok((prompts, Some(constraint))),
+            Err(error) => {
+                let message = shortened(&error.to_string(), MAX_QUOTED_GRAMMAR_BYTES);
+                Err(ApiError::invalid(form.param, message))
+            }
+        }
+    })
+    .await
 }
 
 async fn submit(
     app: &App,
     model: &Model,
     mut place: OwnedSemaphorePermit,
-    prompts: Vec<Prompt>,
+    (prompts, constraint): (Vec<Prompt>, Option<Constraint>),
     settings: &Settings,
     arrived: Instant,
 ) -> Result<Vec<Answer>, ApiError> {
@@ -123,6 +157,7 @@ async fn submit(
             ignore_eos: settings.ignore_eos,
             cache_salt,
             priority: settings.priority,
+            constraint: constraint.clone(),
         };
         let ticket = model.engine.submit(request, own);
         let (tokenizer, metrics) = (model.tokenizer.clone(), app.metrics.clone());
@@ -131,8 +166,8 @@ async fn submit(
             tokenizer,
             metrics,
             settings,
-            prompt.tokens.len(),
-            settings.echo.then(|| prompt.text.clone()),
+            settings.tools.as_ref().map(|_| Calls::new(app.random())),
+            prompt,
             arrived,
         ));
     }
@@ -143,12 +178,18 @@ async fn submit(
 }
 
 async fn whole(mut answer: Answer) -> Result<Choice, ApiError> {
-    let (mut text, mut tokens) = (String::new(), Vec::new());
+    let (mut text, mut tokens, mut calls) = (String::new(), Vec::new(), Vec::new());
     while let Some(piece) = answer.next().await? {
         text += &piece.text;
         tokens.extend(piece.tokens);
+        add_calls(&mut calls, piece.calls);
         if let Some(end) = piece.end {
-            return Ok(Choice { text, tokens, end });
+            return Ok(Choice {
+                text,
+                tokens,
+                calls,
+                end,
+            });
         }
     }
     Err(ApiError::Internal {

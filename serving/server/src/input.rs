@@ -1,8 +1,9 @@
 //! From messages or prompts to token ids: what may stand in them, and how long they may be.
 //! Runs on a blocking thread, because a long text takes long.
 use crate::error::{ApiError, shortened};
+use crate::tools::Tools;
 use serde_json::{Value, json};
-use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt as WirePrompt};
+use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt as WirePrompt, ToolCall};
 use windlass_engine::chat::{ChatTemplate, RenderOptions, TemplateError};
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -10,6 +11,8 @@ use windlass_engine::tokenizer::Tokenizer;
 pub const MAX_MESSAGES: usize = 2048;
 /// Parts of a message's content.
 pub const MAX_PARTS: usize = 1024;
+/// Calls of one message.
+pub const MAX_CALLS: usize = 128;
 /// Prompts of one request.
 pub const MAX_PROMPTS: usize = 64;
 /// Bytes of a template's own complaint that are repeated.
@@ -27,8 +30,8 @@ pub struct Prompt {
 /// What to answer, checked and not yet tokenised.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Messages as the template takes them.
-    Chat(Value),
+    /// Messages, and tools if there are any, as the template takes them.
+    Chat(Value, Option<Value>),
     /// Texts, one sequence each.
     Texts(Vec<String>),
     /// Texts, one sequence each, and what follows after the answer to each.
@@ -38,12 +41,16 @@ pub enum Input {
 }
 
 impl Input {
-    /// The input of a chat.
-    pub fn chat(request: &mut GenerateRequest) -> Result<Self, ApiError> {
+    /// The input of a chat. `calls_tools`: whether the template knows tools and calls of them.
+    pub fn chat(request: &mut GenerateRequest, tools: Option<&Tools>, calls_tools: bool) -> Result<Self, ApiError> {
         if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
             return Err(ApiError::invalid("suffix", "it is for completions only"));
         }
-        messages(request.messages.take()).map(Self::Chat)
+        if tools.is_some() && !calls_tools {
+            return Err(no_calls("tools".to_owned()));
+        }
+        let messages = messages(request.messages.take(), calls_tools)?;
+        Ok(Self::Chat(messages, tools.map(Tools::for_template)))
     }
 
     /// The input of a completion.
@@ -70,7 +77,7 @@ impl Input {
     /// How many prompts it has.
     pub fn prompts(&self) -> usize {
         match self {
-            Self::Chat(_) => 1,
+            Self::Chat(..) => 1,
             Self::Texts(texts) | Self::Holes(texts, _) => texts.len(),
             Self::Tokens(lists) => lists.len(),
         }
@@ -79,7 +86,7 @@ impl Input {
     /// The field that it came from.
     fn param(&self) -> &'static str {
         match self {
-            Self::Chat(_) => "messages",
+            Self::Chat(..) => "messages",
             Self::Texts(_) | Self::Holes(..) | Self::Tokens(_) => "prompt",
         }
     }
@@ -95,8 +102,8 @@ impl Input {
     ) -> Result<Vec<Prompt>, ApiError> {
         let param = self.param();
         let prompts: Vec<Prompt> = match self {
-            Self::Chat(messages) => vec![Prompt {
-                tokens: render(&messages, tokenizer, template, true, now)?,
+            Self::Chat(messages, tools) => vec![Prompt {
+                tokens: render(&messages, tools.as_ref(), tokenizer, template, true, now)?,
                 text: String::new(),
             }],
             Self::Texts(texts) => {
@@ -136,7 +143,8 @@ impl Input {
 }
 
 /// Messages as templates take them: an array of objects.
-pub fn messages(messages: Option<Vec<ChatMessage>>) -> Result<Value, ApiError> {
+/// `calls_tools`: whether the template knows calls of tools.
+pub fn messages(messages: Option<Vec<ChatMessage>>, calls_tools: bool) -> Result<Value, ApiError> {
     let messages = messages.ok_or_else(|| missing("messages"))?;
     if messages.is_empty() || messages.len() > MAX_MESSAGES {
         return Err(ApiError::invalid(
@@ -145,7 +153,9 @@ pub fn messages(messages: Option<Vec<ChatMessage>>) -> Result<Value, ApiError> {
         ));
     }
     let numbered = messages.into_iter().enumerate();
-    let values: Result<_, _> = numbered.map(|(index, message)| message_value(index, message)).collect();
+    let values: Result<_, _> = numbered
+        .map(|(index, message)| message_value(index, message, calls_tools))
+        .collect();
     values.map(Value::Array)
 }
 
@@ -153,6 +163,7 @@ pub fn messages(messages: Option<Vec<ChatMessage>>) -> Result<Value, ApiError> {
 /// is the time that a template may print.
 pub fn render(
     messages: &Value,
+    tools: Option<&Value>,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     add_generation_prompt: bool,
@@ -160,6 +171,7 @@ pub fn render(
 ) -> Result<Vec<u32>, ApiError> {
     let options = RenderOptions {
         add_generation_prompt,
+        tools,
         now: i64::try_from(now).unwrap_or(i64::MAX),
         ..RenderOptions::default()
     };
@@ -209,7 +221,7 @@ pub fn missing(param: &str) -> ApiError {
 }
 
 /// A message as templates know it.
-fn message_value(index: usize, message: ChatMessage) -> Result<Value, ApiError> {
+fn message_value(index: usize, message: ChatMessage, calls_tools: bool) -> Result<Value, ApiError> {
     let at = |field: &str| format!("messages[{index}].{field}");
     let role = match message.role.as_str() {
         // The newer name of the same role; templates know the older one.
@@ -224,23 +236,59 @@ fn message_value(index: usize, message: ChatMessage) -> Result<Value, ApiError> 
             ));
         }
     };
-    let calls_tools = message
-        .tool_calls
-        .is_some_and(|calls| calls.as_array().is_none_or(|calls| !calls.is_empty()));
-    if calls_tools {
-        return Err(ApiError::unsupported(at("tool_calls")));
+    let calls = message.tool_calls.unwrap_or_default();
+    if !calls.is_empty() && !calls_tools {
+        return Err(no_calls(at("tool_calls")));
+    }
+    if calls.len() > MAX_CALLS || !calls.is_empty() && role != "assistant" {
+        let message = format!("at most {MAX_CALLS} are allowed, and only of the assistant");
+        return Err(ApiError::invalid(at("tool_calls"), message));
     }
     let content = match message.content {
         Some(content) => content_text(index, content)?,
+        // A message of calls alone.
+        None if !calls.is_empty() => String::new(),
         None => return Err(ApiError::invalid(at("content"), "it is missing")),
     };
     let mut value = json!({ "role": role, "content": content });
+    if !calls.is_empty() {
+        let calls = calls.into_iter().enumerate().map(|(number, call)| {
+            let at = |field: &str| at(&format!("tool_calls[{number}].{field}"));
+            call_value(call, at)
+        });
+        value["tool_calls"] = calls.collect::<Result<Vec<_>, _>>()?.into();
+    }
     for (field, text) in [("name", message.name), ("tool_call_id", message.tool_call_id)] {
         if let Some(text) = text {
             value[field] = Value::String(text);
         }
     }
     Ok(value)
+}
+
+/// A call as templates know it: its arguments are JSON and not a text of it.
+fn call_value(call: ToolCall, at: impl Fn(&str) -> String) -> Result<Value, ApiError> {
+    if call.kind != "function" {
+        return Err(ApiError::invalid(at("type"), "it must be function"));
+    }
+    match serde_json::from_str(&call.function.arguments) {
+        Ok(arguments @ Value::Object(_)) => Ok(json!({
+            "id": call.id,
+            "type": call.kind,
+            "function": {"name": call.function.name, "arguments": arguments},
+        })),
+        _ => Err(ApiError::invalid(
+            at("function.arguments"),
+            "it must be the text of a JSON object",
+        )),
+    }
+}
+
+fn no_calls(param: String) -> ApiError {
+    ApiError::Unsupported {
+        param,
+        reason: ": the chat template of this model knows no tools, or calls them in a form that is not supported",
+    }
 }
 
 fn content_text(index: usize, content: Content) -> Result<String, ApiError> {
@@ -284,11 +332,34 @@ mod tests {
 
     fn chat(messages: Value) -> Result<Value, String> {
         let mut request: GenerateRequest = serde_json::from_value(json!({ "messages": messages })).unwrap();
-        match Input::chat(&mut request) {
-            Ok(Input::Chat(messages)) => Ok(messages),
+        match Input::chat(&mut request, None, true) {
+            Ok(Input::Chat(messages, None)) => Ok(messages),
             Ok(other) => unreachable!("{other:?}"),
             Err(error) => Err(error.body().error.param.unwrap_or_default()),
         }
+    }
+
+    fn call(arguments: &str) -> Value {
+        json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}})
+    }
+
+    #[test]
+    fn tools_and_calls_need_a_template_that_knows_them() {
+        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call("{}")]}]);
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let mut request: GenerateRequest =
+            serde_json::from_value(json!({"messages": messages, "tools": tools})).unwrap();
+        let tools = Tools::new(&mut request).unwrap();
+        for (tools, param) in [(tools.as_ref(), "tools"), (None, "messages[1].tool_calls")] {
+            let error = Input::chat(&mut request.clone(), tools, false)
+                .unwrap_err()
+                .body()
+                .error;
+            assert_eq!(error.param.as_deref(), Some(param));
+            assert_eq!(error.code.as_deref(), Some("unsupported_parameter"));
+        }
+        let input = Input::chat(&mut request, tools.as_ref(), true).unwrap();
+        assert!(matches!(input, Input::Chat(_, Some(tools)) if tools[0]["function"]["name"] == "f"));
     }
 
     fn completion(prompt: Value) -> Result<Input, String> {
@@ -302,12 +373,16 @@ mod tests {
             {"role": "developer", "content": "d"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "n"},
             {"role": "assistant", "content": "", "tool_calls": []},
+            {"role": "assistant", "tool_calls": [call(r#"{"a": 1}"#)]},
             {"role": "tool", "content": "t", "tool_call_id": "1"},
         ]));
         let expected = json!([
             {"role": "system", "content": "d"},
             {"role": "user", "content": "ab", "name": "n"},
             {"role": "assistant", "content": ""},
+            {"role": "assistant", "content": "", "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
+            ]},
             {"role": "tool", "content": "t", "tool_call_id": "1"},
         ]);
         assert_eq!(messages, Ok(expected));
@@ -329,8 +404,20 @@ mod tests {
                 "messages[1].content[0].type",
             ),
             (
-                json!({"role": "assistant", "content": "", "tool_calls": [{}]}),
+                json!({"role": "user", "content": "", "tool_calls": [call("{}")]}),
                 "messages[1].tool_calls",
+            ),
+            (
+                json!({"role": "assistant", "tool_calls": vec![call("{}"); MAX_CALLS + 1]}),
+                "messages[1].tool_calls",
+            ),
+            (
+                json!({"role": "assistant", "tool_calls": [call("{}"), call("[]")]}),
+                "messages[1].tool_calls[1].function.arguments",
+            ),
+            (
+                json!({"role": "assistant", "tool_calls": [call("{")]}),
+                "messages[1].tool_calls[0].function.arguments",
             ),
         ] {
             assert_eq!(chat(json!([ok, bad])), Err(param.to_owned()), "{bad}");
@@ -356,7 +443,7 @@ mod tests {
         let input = |body: Value| {
             let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
             let input = match request.messages {
-                Some(_) => Input::chat(&mut request),
+                Some(_) => Input::chat(&mut request, None, true),
                 None => Input::completion(&mut request),
             };
             input.map_err(|error| error.body().error.param.unwrap_or_default())

@@ -5,6 +5,7 @@ mod answer;
 mod app;
 mod args;
 mod body;
+mod calls;
 mod config;
 mod embed_thread;
 mod embeddings;
@@ -24,8 +25,10 @@ mod reply;
 mod sampling;
 mod settings;
 mod stream;
+mod structured;
 mod text;
 mod tokenize;
+mod tools;
 mod unsupported;
 
 pub use accept::{Refusal, read};
@@ -151,6 +154,7 @@ fn launch(config: &Config) -> std::io::Result<(BoxFuture<'static, anyhow::Result
             engine,
             tokenizer: parts.tokenizer,
             template: parts.template,
+            grammars: Arc::default(),
             context: parts.context,
             capacity: sequences,
         }))

@@ -66,6 +66,7 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
         ignore_eos: true,
         cache_salt: 0,
         priority: 0,
+        constraint: None,
     };
     engine.submit(request).map_err(StartError::Refused)?;
     let mut events = Vec::new();

@@ -4,7 +4,8 @@ use crate::logprobs::{self, Scored};
 use serde::Serialize;
 use windlass_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatResponseMessage,
-    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, Usage,
+    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, FunctionCall, ToolCall, ToolCallDelta,
+    Usage,
 };
 
 /// Which endpoint answers.
@@ -35,6 +36,8 @@ pub struct Choice {
     pub text: String,
     /// Its tokens, if their probabilities were asked for.
     pub tokens: Vec<Scored>,
+    /// Tool calls.
+    pub calls: Vec<ToolCall>,
     /// How it ended.
     pub end: End,
 }
@@ -58,6 +61,25 @@ pub struct Reply {
     pub choices: usize,
 }
 
+/// Puts calls together from what a stream sends of them.
+pub fn add_calls(calls: &mut Vec<ToolCall>, deltas: Vec<ToolCallDelta>) {
+    for delta in deltas {
+        if let Some(name) = delta.function.name {
+            calls.push(ToolCall {
+                id: delta.id.unwrap_or_default(),
+                kind: delta.kind.unwrap_or_default(),
+                function: FunctionCall {
+                    name,
+                    arguments: String::new(),
+                },
+            });
+        }
+        if let Some(call) = calls.last_mut() {
+            call.function.arguments += &delta.function.arguments;
+        }
+    }
+}
+
 impl Reply {
     /// A whole reply.
     pub fn whole(&self, choices: Vec<Choice>) -> Body {
@@ -72,7 +94,8 @@ impl Reply {
                     index,
                     message: ChatResponseMessage {
                         role: "assistant".to_owned(),
-                        content: choice.text,
+                        content: (choice.calls.is_empty() || !choice.text.is_empty()).then_some(choice.text),
+                        tool_calls: choice.calls,
                     },
                     finish_reason: choice.end.reason,
                     logprobs: self.logprobs.then(|| logprobs::chat(choice.tokens)),
@@ -96,6 +119,7 @@ impl Reply {
         let delta = ChatDelta {
             role: Some("assistant".to_owned()),
             content: Some(String::new()),
+            ..ChatDelta::default()
         };
         (self.endpoint == Endpoint::Chat).then(|| self.chat_event(index, delta, None, None))
     }
@@ -105,8 +129,8 @@ impl Reply {
         match self.endpoint {
             Endpoint::Chat => {
                 let delta = ChatDelta {
-                    role: None,
                     content: Some(text),
+                    ..ChatDelta::default()
                 };
                 let logprobs = self.logprobs.then(|| logprobs::chat(tokens));
                 self.chat_event(index, delta, logprobs, None)
@@ -116,6 +140,15 @@ impl Reply {
                 self.completion_event(index, text, logprobs, None)
             }
         }
+    }
+
+    /// An event with new calls, or pieces of their arguments.
+    pub fn calls(&self, index: u32, tool_calls: Vec<ToolCallDelta>) -> Body {
+        let delta = ChatDelta {
+            tool_calls,
+            ..ChatDelta::default()
+        };
+        self.chat_event(index, delta, None, None)
     }
 
     /// The last event of a choice.
@@ -240,6 +273,7 @@ mod tests {
         Choice {
             text: text.into(),
             tokens: Vec::new(),
+            calls: Vec::new(),
             end: end(),
         }
     }
@@ -270,6 +304,41 @@ mod tests {
                       "prompt_tokens_details": {"cached_tokens": 8}},
         });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn calls_come_whole_or_in_pieces_and_say_the_same() {
+        let delta = |index, name: Option<&str>, arguments: &str| ToolCallDelta {
+            index,
+            id: name.map(|name| format!("id-{name}")),
+            kind: name.map(|_| "function".to_owned()),
+            function: windlass_api::openai::FunctionCallDelta {
+                name: name.map(str::to_owned),
+                arguments: arguments.to_owned(),
+            },
+        };
+        let pieces = [
+            vec![delta(0, Some("f"), "")],
+            vec![delta(0, None, "{}"), delta(1, Some("g"), "{")],
+            vec![delta(1, None, "}")],
+        ];
+        let reply = reply(Endpoint::Chat, false);
+        let event = value(reply.calls(0, pieces[1].clone()));
+        let expected = json!({"tool_calls": [
+            {"index": 0, "function": {"arguments": "{}"}},
+            {"index": 1, "id": "id-g", "type": "function", "function": {"name": "g", "arguments": "{"}},
+        ]});
+        assert_eq!(event["choices"][0]["delta"], expected);
+        let mut whole = choice("");
+        for deltas in pieces {
+            add_calls(&mut whole.calls, deltas);
+        }
+        let body = value(reply.whole(vec![whole]));
+        let expected = json!({"role": "assistant", "content": null, "tool_calls": [
+            {"id": "id-f", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "id-g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ]});
+        assert_eq!(body["choices"][0]["message"], expected);
     }
 
     #[test]

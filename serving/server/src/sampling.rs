@@ -124,6 +124,7 @@ mod tests {
             endpoint: Endpoint::Completions,
             context: 2048,
             vocabulary: 100,
+            calls_tools: false,
         };
         let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
         sampling(&mut request, 50, bounds, 7).map_err(|error| error.body().error.param.unwrap_or_default())

@@ -3,6 +3,8 @@
 use crate::error::ApiError;
 use crate::reply::Endpoint;
 use crate::sampling::sampling;
+use crate::structured::{Form, form};
+use crate::tools::Tools;
 use windlass_api::openai::{GenerateRequest, Stop};
 use windlass_engine::request::Sampling;
 
@@ -26,6 +28,8 @@ pub struct Bounds {
     pub context: usize,
     /// Tokens of the vocabulary.
     pub vocabulary: usize,
+    /// The model's template knows tools.
+    pub calls_tools: bool,
 }
 
 /// How to answer, validated.
@@ -55,6 +59,10 @@ pub struct Settings {
     pub cache_salt: Option<String>,
     /// Lower goes first.
     pub priority: i32,
+    /// What the answer must be.
+    pub form: Option<Form>,
+    /// What the model may call.
+    pub tools: Option<Tools>,
 }
 
 impl Settings {
@@ -74,6 +82,13 @@ impl Settings {
         };
         let max_tokens = max_tokens(request, bounds.context)?.unwrap_or(default_tokens);
         let sampling = sampling(request, max_tokens, bounds, random_seed)?;
+        let (form, tools) = (form(request)?, Tools::new(request)?);
+        if let (Some(form), Some(_)) = (&form, &tools) {
+            return Err(ApiError::invalid(form.param, "it cannot be combined with `tools`"));
+        }
+        if tools.is_some() && bounds.endpoint != Endpoint::Chat {
+            return Err(ApiError::invalid("tools", "they are for chats only"));
+        }
         Ok(Self {
             stream,
             include_usage: request
@@ -90,6 +105,8 @@ impl Settings {
             shows_special: !request.skip_special_tokens.unwrap_or(true),
             cache_salt: cache_salt(request.cache_salt.take())?,
             priority: priority(request.priority)?,
+            form,
+            tools,
         })
     }
 }
@@ -196,6 +213,7 @@ mod tests {
             endpoint: Endpoint::Completions,
             context: 2048,
             vocabulary: 100,
+            calls_tools: false,
         };
         Settings::new(&mut request, bounds, 7).map_err(|error| error.body().error.param.unwrap_or_default())
     }

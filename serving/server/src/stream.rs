@@ -86,6 +86,9 @@ impl Events {
             self.ready
                 .push_back(event(&self.reply.text(index, piece.text, piece.tokens)));
         }
+        if !piece.calls.is_empty() {
+            self.ready.push_back(event(&self.reply.calls(index, piece.calls)));
+        }
         if let Some(end) = piece.end {
             self.ready.push_back(event(&self.reply.closing(index, end.reason)));
             self.ends.push((index, end));

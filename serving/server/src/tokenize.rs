@@ -36,8 +36,18 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     let mut request: TokenizeRequest = app.bodies.json(request).await?;
     check_model(&app, request.model.take())?;
     refuse_unsupported(&request.other)?;
+    if request
+        .other
+        .get("tools")
+        .is_some_and(|tools| tools.as_array().is_none_or(|tools| !tools.is_empty()))
+    {
+        return Err(ApiError::Unsupported {
+            param: "tools".to_owned(),
+            reason: " here",
+        });
+    }
     let names = request.return_token_strs.unwrap_or(false);
-    let text = text(request)?;
+    let text = text(request, model.template.calls_tools())?;
     let param = text.param();
     let tokens = encode(model, text).await?;
     check_count(tokens.len(), param)?;
@@ -79,7 +89,7 @@ fn check_count(count: usize, param: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(param, message))
 }
 
-fn text(request: TokenizeRequest) -> Result<Text, ApiError> {
+fn text(request: TokenizeRequest, calls_tools: bool) -> Result<Text, ApiError> {
     match (request.prompt, request.messages) {
         (Some(_), Some(_)) => Err(ApiError::invalid("messages", "send `prompt` or `messages`, not both")),
         (None, None) => Err(missing("prompt")),
@@ -92,7 +102,7 @@ fn text(request: TokenizeRequest) -> Result<Text, ApiError> {
             Err(ApiError::invalid("add_special_tokens", message))
         }
         (None, messages) => Ok(Text::Messages {
-            messages: input::messages(messages)?,
+            messages: input::messages(messages, calls_tools)?,
             generation_prompt: request.add_generation_prompt.unwrap_or(true),
         }),
     }
@@ -107,7 +117,7 @@ async fn encode(model: &Model, text: Text) -> Result<Vec<u32>, ApiError> {
         Text::Messages {
             messages,
             generation_prompt,
-        } => input::render(&messages, &tokenizer, &template, generation_prompt, now),
+        } => input::render(&messages, None, &tokenizer, &template, generation_prompt, now),
     })
     .await
 }

@@ -19,25 +19,15 @@ const PARAMETERS: &[(&str, Harmless)] = &[
     ("function_call", no_tools),
     ("functions", empty),
     ("grammar", empty),
-    ("guided_choice", never),
     ("guided_decoding_backend", never),
-    ("guided_grammar", never),
-    ("guided_json", never),
-    ("guided_regex", never),
-    ("json_schema", never),
     ("length_penalty", one),
     ("modalities", only_text),
-    ("parallel_tool_calls", yes),
     ("prediction", never),
     ("prompt_embeds", never),
     ("prompt_logprobs", never),
     ("reasoning_effort", never),
-    ("response_format", text_format),
     ("store", no),
-    ("structured_outputs", never),
     ("thinking", never),
-    ("tool_choice", no_tools),
-    ("tools", empty),
     ("truncate_prompt_tokens", never),
     ("typical_p", one),
     ("use_beam_search", no),
@@ -100,10 +90,6 @@ fn only_text(value: &Value) -> bool {
         .is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
 }
 
-fn text_format(value: &Value) -> bool {
-    value.get("type").is_some_and(|kind| kind == "text")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,8 +105,7 @@ mod tests {
     #[test]
     fn defaults_and_unknown_names_pass() {
         let defaults = json!({
-            "length_penalty": 1.0, "documents": [], "tools": [],
-            "tool_choice": "auto", "response_format": {"type": "text"}, "modalities": ["text"],
+            "length_penalty": 1.0, "documents": [], "functions": [], "modalities": ["text"],
             "chat_template": null, "user": "u", "metadata": {"a": "b"}, "no_such_thing": 5,
         });
         assert_eq!(check(defaults), Ok(()));
@@ -129,8 +114,8 @@ mod tests {
     #[test]
     fn a_wish_that_we_cannot_fulfil_is_refused_by_name() {
         let wishes = [
-            json!({"tools": [{"type": "function"}]}),
-            json!({"response_format": {"type": "json_object"}}),
+            json!({"functions": [{"name": "f"}]}),
+            json!({"grammar": "root ::= \"a\""}),
             json!({"typical_p": 0.5}),
             json!({"chat_template": "{{ 1 }}"}),
             json!({"chat_template_kwargs": {}}),

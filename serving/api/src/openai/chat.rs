@@ -1,5 +1,5 @@
 //! Answers of `POST /v1/chat/completions`.
-use super::{ChatLogprobs, FinishReason, Usage};
+use super::{ChatLogprobs, FinishReason, ToolCall, ToolCallDelta, Usage};
 use serde::{Deserialize, Serialize};
 
 /// A whole answer.
@@ -38,8 +38,11 @@ pub struct ChatChoice {
 pub struct ChatResponseMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null when there are calls and no text.
+    pub content: Option<String>,
+    /// The tools that it calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
 }
 
 /// One event of a stream.
@@ -83,4 +86,7 @@ pub struct ChatDelta {
     /// New text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// New calls, and new pieces of their arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }

@@ -1,6 +1,6 @@
 //! The body of `POST /v1/chat/completions` and of `POST /v1/completions`: one type, because they
 //! differ only in their input. Types are checked here, ranges by the server.
-use super::LogprobsWish;
+use super::{LogprobsWish, ResponseFormat, StructuredOutputs, Tool, ToolCall, ToolChoice};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -98,6 +98,36 @@ pub struct GenerateRequest {
     /// Requests share cached prefixes only with requests of the same salt. Not part of OpenAI's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<String>,
+    /// The form of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormat>,
+    /// The form of the answer, in more ways. Not part of OpenAI's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// The older name of `structured_outputs.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_json: Option<Value>,
+    /// The older name of `structured_outputs.regex`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_regex: Option<String>,
+    /// The older name of `structured_outputs.choice`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_choice: Option<Vec<String>>,
+    /// The older name of `structured_outputs.grammar`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guided_grammar: Option<String>,
+    /// llama.cpp's name of `structured_outputs.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json_schema: Option<Value>,
+    /// Chat only: what the model may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Tool>>,
+    /// Whether, or which, tools are to be called; `auto` unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether an answer may have several calls; it may unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
     /// Everything else, so that the server can refuse by name what it knows and does not support.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -154,7 +184,7 @@ pub struct ChatMessage {
     pub tool_call_id: Option<String>,
     /// In an `assistant` message: the calls that it made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Value>,
+    pub tool_calls: Option<Vec<ToolCall>>,
 }
 
 /// The content of a message.

@@ -30,4 +30,6 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the context is used up.
     Length,
+    /// The model calls tools.
+    ToolCalls,
 }

@@ -21,6 +21,7 @@ impl Engine {
             ignore_eos: true,
             cache_salt: 0,
             priority: 0,
+            constraint: None,
         });
         let blocks = tokens.len().div_ceil(self.cache.shape().block_tokens);
         assert!(sequence.table.grow(blocks), "the context is larger than the cache");

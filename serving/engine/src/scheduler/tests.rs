@@ -26,6 +26,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         ignore_eos: true,
         cache_salt: 0,
         priority: 0,
+        constraint: None,
     }
 }
 

@@ -52,6 +52,7 @@ pub fn run(bytes: &[u8]) {
         ignore_eos: true,
         cache_salt: 0,
         priority: 0,
+        constraint: None,
     };
     // A context of two tokens has no room for this prompt.
     if engine.submit(request).is_ok() {

@@ -97,6 +97,7 @@ fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
         ignore_eos: false,
         cache_salt: 0,
         priority: 0,
+        constraint: None,
     };
     engine.submit(request, engine.reserve(1).expect("a free place"))
 }

@@ -15,4 +15,6 @@ mod queue;
 mod refusals;
 mod sampling;
 mod start;
+mod structured;
 mod tokenize;
+mod tools;
