@@ -85,6 +85,7 @@ pub struct GenerateRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_of: Option<i64>,
     /// Lower goes first, among requests that wait and in the time of a step (vLLM's).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i64>,
     /// How likely the tokens of the answer were: in a chat whether, in a completion for how many at each place.
     #[serde(skip_serializing_if = "Option::is_none")]
