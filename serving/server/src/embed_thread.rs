@@ -56,7 +56,7 @@ impl Drop for InFlight {
 #[derive(Debug)]
 struct Shared {
     progress: Progress,
-    /// Inputs that were part of the last batch, as long as it runs.
+    /// Requests with inputs in the batch that runs.
     running: AtomicUsize,
     tokens: AtomicU64,
 }
@@ -144,16 +144,12 @@ impl EmbedHandle {
         Some(answer)
     }
 
-    /// Gauges and counters, as far as an embedder has such: in requests that wait, and inputs that run.
+    /// Gauges and counters, as far as an embedder has such.
     pub fn stats(&self) -> Stats {
         let running = self.shared.running.load(Ordering::Acquire);
         Stats {
             running,
-            waiting: if running > 0 {
-                0
-            } else {
-                self.shared.progress.in_flight()
-            },
+            waiting: self.shared.progress.in_flight().saturating_sub(running),
             prompt_tokens: self.shared.tokens.load(Ordering::Acquire),
             ..Stats::default()
         }
@@ -182,7 +178,9 @@ fn run(mut embed: impl FnMut(&[&[u32]]) -> Vectors, batch_tokens: usize, receive
             .iter()
             .map(|&(job, input)| queue[job].inputs[input].as_slice())
             .collect();
-        shared.running.store(inputs.len(), Ordering::Release);
+        // A request's first input in the batch is that of its next vector.
+        let requests = batch.iter().filter(|&&(job, input)| input == queue[job].vectors.len());
+        shared.running.store(requests.count(), Ordering::Release);
         let vectors = embed(&inputs);
         let tokens: usize = inputs.iter().map(|input| input.len()).sum();
         shared.tokens.fetch_add(tokens as u64, Ordering::AcqRel);
