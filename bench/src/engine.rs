@@ -71,6 +71,7 @@ pub fn run(args: &EngineArgs, mut print: impl FnMut(Rates)) -> Result<()> {
             memory_limit: None,
             block_tokens: 16,
             kv_type: KvType::F16,
+            speculate: 0,
         },
     )?;
     let mut bench = Bench {

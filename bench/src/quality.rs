@@ -42,6 +42,7 @@ pub fn write_logits(args: &LogitsArgs) -> Result<()> {
             memory_limit: None,
             block_tokens: 16,
             kv_type: if args.q8 { KvType::Q8 } else { KvType::F16 },
+            speculate: 0,
         },
     )?;
     let file = File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;

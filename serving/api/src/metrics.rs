@@ -24,6 +24,10 @@ pub const PROMPT_TOKENS: &str = "vllm:prompt_tokens_total";
 pub const GENERATION_TOKENS: &str = "vllm:generation_tokens_total";
 /// Counter: sequences that lost their blocks and were computed again.
 pub const PREEMPTIONS: &str = "vllm:num_preemptions_total";
+/// Counter: tokens guessed for answers that repeat something.
+pub const DRAFT_TOKENS: &str = "vllm:spec_decode_num_draft_tokens_total";
+/// Counter: those of them that were right.
+pub const ACCEPTED_TOKENS: &str = "vllm:spec_decode_num_accepted_tokens_total";
 /// Counter: sequences that ended, by `finished_reason`.
 pub const REQUEST_SUCCESS: &str = "vllm:request_success_total";
 /// Histogram, seconds: from the arrival of a request to its first token.

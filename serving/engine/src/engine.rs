@@ -108,6 +108,8 @@ pub struct Engine {
     pace: Pace,
     /// Of the last step.
     load: Load,
+    /// Tokens of a sequence with its guess.
+    guessed: Vec<u32>,
     finished: Vec<usize>,
     chooser: Chooser,
     stats: Stats,
@@ -140,7 +142,7 @@ impl Engine {
         let threads = Pool::new(options.threads).map_err(LoadError::Threads)?;
         let cache_shape = shape.cache(sizes.limits.block_tokens, options.kv_type);
         let cache = KvCache::new(cache_shape, sizes.blocks as usize)?;
-        let workspace = Workspace::new(&weights, &threads, sizes.limits.batch_tokens, sizes.limits.sequences)?;
+        let workspace = Workspace::new(&weights, &threads, sizes.limits.batch_tokens, sizes.limits.outputs())?;
         Ok(Self {
             info: describe(&gguf, family.name, &shape, &sizes, threads.threads()),
             tokenizer,
@@ -154,6 +156,7 @@ impl Engine {
             plan: Vec::new(),
             pace: Pace::default(),
             load: Load::default(),
+            guessed: Vec::new(),
             finished: Vec::new(),
             chooser: Chooser::default(),
             stats: Stats::default(),
@@ -262,6 +265,14 @@ impl Engine {
         self.batch.clear();
         for work in plan {
             let sequence = &running[work.index];
+            let (start, blocks) = (sequence.computed, sequence.table.blocks());
+            if !sequence.guess.is_empty() {
+                self.guessed.clear();
+                self.guessed.extend(&sequence.tokens[start..]);
+                self.guessed.extend(&sequence.guess);
+                self.batch.push(&self.guessed, start, blocks, Want::Each);
+                continue;
+            }
             let wants_logits =
                 sequence.request.sampling.wants_logits(sequence.answered()) || sequence.request.constraint.is_some();
             let want = match (work.count == sequence.need(), wants_logits) {
@@ -269,13 +280,12 @@ impl Engine {
                 (true, false) => Want::Best,
                 (true, true) => Want::Logits,
             };
-            let tokens = &sequence.tokens[sequence.computed..][..work.count];
             self.batch
-                .push(tokens, sequence.computed, sequence.table.blocks(), want);
+                .push(&sequence.tokens[start..][..work.count], start, blocks, want);
         }
         self.weights
             .forward(&self.threads, &mut self.cache, &mut self.workspace, &self.batch);
-        let mut outputs = 0..;
+        let mut output = 0;
         self.finished.clear();
         for work in plan {
             let sequence = self.scheduler.running_mut(work.index);
@@ -285,38 +295,32 @@ impl Engine {
                 let cached_tokens = sequence.cached;
                 events.push(Event::Started { id, cached_tokens });
             }
+            let guess = std::mem::take(&mut sequence.guess);
+            let known = work.count - guess.len();
             let prompt_left = sequence.prompt_tokens.saturating_sub(sequence.computed);
-            self.stats.prompt_tokens += work.count.min(prompt_left) as u64;
-            sequence.advance(work.count);
+            self.stats.prompt_tokens += known.min(prompt_left) as u64;
+            sequence.advance(known);
             if sequence.need() > 0 {
                 continue;
             }
-            let output = outputs.next().unwrap_or_default();
-            let choice = match (self.workspace.best(output), self.workspace.logits(output)) {
-                (Some(best), Some(logits)) => self.chooser.choose(logits, best, sequence, &self.tokenizer),
-                (best, _) => best.map(|best| (best, None)).ok_or(FinishReason::NonFinite),
-            };
-            let end = match choice {
-                Err(reason) => Some((reason, false)),
-                Ok((token, logprobs)) => {
-                    self.stats.generated_tokens += 1;
-                    let request = &mut sequence.request;
-                    let ignored = request.ignore_eos && request.constraint.is_none();
-                    if request.sampling.stop_tokens.contains(&token) || self.tokenizer.is_eog(token) && !ignored {
-                        Some((FinishReason::Stop, true))
-                    } else {
-                        let taken = request.constraint.as_mut().map(|constraint| constraint.take(token));
-                        sequence.push(token);
-                        events.push(Event::Token { id, token, logprobs });
-                        let full = sequence.tokens.len() >= sequence.limit;
-                        match taken {
-                            Some(Err(Broken)) => Some((FinishReason::Constraint, false)),
-                            Some(Ok(true)) => Some((FinishReason::Stop, false)),
-                            Some(Ok(false)) | None => full.then_some((FinishReason::Length, false)),
-                        }
-                    }
+            let mut end = self.take_output(output, work.index, events);
+            let mut right = 0;
+            // What was computed for a guess holds as long as the guesses before it were right.
+            for (at, guessed) in guess.iter().enumerate() {
+                let sequence = self.scheduler.running_mut(work.index);
+                if end.is_some() || sequence.tokens.last() != Some(guessed) {
+                    break;
                 }
-            };
+                sequence.advance(1);
+                right += 1;
+                end = self.take_output(output + 1 + at, work.index, events);
+            }
+            output += 1 + guess.len();
+            self.stats.guessed_tokens += guess.len() as u64;
+            self.stats.right_guesses += right;
+            let sequence = self.scheduler.running_mut(work.index);
+            sequence.guess = guess; // its memory
+            sequence.guess.clear();
             if let Some((reason, ended)) = end {
                 let usage = sequence.usage(ended);
                 events.push(Event::Finished { id, reason, usage });
@@ -325,6 +329,36 @@ impl Engine {
         }
         self.scheduler.remove(&self.finished);
         self.stats.steps += 1;
+    }
+
+    /// The token of an output, for the running sequence `index`; and why the sequence ends, if it does, and whether by
+    /// a token that is not part of it.
+    fn take_output(&mut self, output: usize, index: usize, events: &mut Vec<Event>) -> Option<(FinishReason, bool)> {
+        let sequence = self.scheduler.running_mut(index);
+        let choice = match (self.workspace.best(output), self.workspace.logits(output)) {
+            (Some(best), Some(logits)) => self.chooser.choose(logits, best, sequence, &self.tokenizer),
+            (best, _) => best.map(|best| (best, None)).ok_or(FinishReason::NonFinite),
+        };
+        let (token, logprobs) = match choice {
+            Ok(choice) => choice,
+            Err(reason) => return Some((reason, false)),
+        };
+        self.stats.generated_tokens += 1;
+        let request = &mut sequence.request;
+        let ignored = request.ignore_eos && request.constraint.is_none();
+        if request.sampling.stop_tokens.contains(&token) || self.tokenizer.is_eog(token) && !ignored {
+            return Some((FinishReason::Stop, true));
+        }
+        let id = request.id;
+        let taken = request.constraint.as_mut().map(|constraint| constraint.take(token));
+        sequence.push(token);
+        events.push(Event::Token { id, token, logprobs });
+        let full = sequence.tokens.len() >= sequence.limit;
+        match taken {
+            Some(Err(Broken)) => Some((FinishReason::Constraint, false)),
+            Some(Ok(true)) => Some((FinishReason::Stop, false)),
+            Some(Ok(false)) | None => full.then_some((FinishReason::Length, false)),
+        }
     }
 }
 

@@ -208,6 +208,9 @@ pub struct EngineOptions {
     pub block_tokens: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
+    /// Tokens that are guessed at most for an answer of the most likely tokens, from what it repeats; 0 is none. The
+    /// tokens are the same, and come several at a time where the guess was right.
+    pub speculate: usize,
 }
 
 /// What steps in which prompts are read beside answers being written should achieve.
@@ -241,6 +244,10 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// Tokens generated since start.
     pub generated_tokens: u64,
+    /// Tokens guessed, and those of them that were right, since start.
+    pub guessed_tokens: u64,
+    /// See `guessed_tokens`.
+    pub right_guesses: u64,
     /// Steps since start: the proof of life for the liveness probe.
     pub steps: u64,
 }

@@ -27,6 +27,21 @@ pub struct Limits {
     pub block_tokens: usize,
     /// How prompts share the steps with answers.
     pub pacing: Option<Pacing>,
+    /// Tokens that are guessed for an answer at most, where few run.
+    pub speculate: usize,
+}
+
+/// Rows of a step up to which more of them cost little: the weights are read once for all. Guesses fill it.
+const CHEAP_ROWS: usize = 8;
+
+impl Limits {
+    /// Rows of a step that may give a token.
+    pub fn outputs(&self) -> usize {
+        match self.speculate {
+            0 => self.sequences,
+            _ => self.sequences.saturating_add(CHEAP_ROWS),
+        }
+    }
 }
 
 /// A part of a step: `count` tokens of running sequence `index`, from its `computed` on.
@@ -161,6 +176,7 @@ impl Scheduler {
         if !self.running.is_sorted_by_key(|sequence| sequence.request.priority) {
             self.running.sort_by_key(|sequence| sequence.request.priority);
         }
+        self.speculate();
         let mut budget = self.budget(pace);
         let preempted = self.plan_running(plan, &mut budget);
         if !preempted {
@@ -170,10 +186,22 @@ impl Scheduler {
         plan.iter().map(load).fold(Load::default(), Load::and)
     }
 
+    /// Guesses for all answers, as far as they cost little.
+    fn speculate(&mut self) {
+        if self.limits.speculate == 0 {
+            return;
+        }
+        let running = self.running.len();
+        let each = CHEAP_ROWS.saturating_sub(running) / running.max(1);
+        for sequence in &mut self.running {
+            sequence.speculate(each.min(self.limits.speculate));
+        }
+    }
+
     fn budget<'a>(&self, pace: &'a Pace) -> Budget<'a> {
         let answers = self.running.iter().filter(|sequence| sequence.is_writing());
         let load = answers
-            .map(|sequence| Load::of(sequence.computed, 1))
+            .map(|sequence| Load::of(sequence.computed, 1 + sequence.guess.len()))
             .fold(Load::default(), Load::and);
         let seconds = match self.limits.pacing {
             Some(pacing) if load.tokens > 0 => self.step_seconds(pace, pacing, pace.seconds(load)),
@@ -215,15 +243,20 @@ impl Scheduler {
             let behind = self.running.len() - index - 1;
             let sequence = &mut self.running[index];
             let position = sequence.computed;
+            sequence.guess.truncate((budget.tokens - behind).saturating_sub(1));
+            let guessed = (position + 1 + sequence.guess.len()).div_ceil(self.limits.block_tokens);
+            if !sequence.guess.is_empty() && !sequence.table.grow(guessed) {
+                sequence.guess.clear(); // nobody gives way to a guess
+            }
             let count = match sequence.is_writing() {
-                true => 1,
+                true => 1 + sequence.guess.len(),
                 false => budget.fitting(position, sequence.need(), budget.tokens - behind).max(1),
             };
             let blocks = (position + count).div_ceil(self.limits.block_tokens);
             if sequence.table.grow(blocks) {
                 plan.push(Work { index, count });
                 match sequence.is_writing() {
-                    true => budget.tokens -= 1, // its time is reckoned with from the start
+                    true => budget.tokens -= count, // its time is reckoned with from the start
                     false => budget.spend(position, count),
                 }
                 index += 1;

@@ -7,6 +7,9 @@ use crate::kv::prefix::{self, PrefixHash};
 use crate::kv::table::BlockTable;
 use crate::request::{Request, Usage};
 
+/// Tokens that must have occurred before for a guess: two agree by chance too often.
+const KEY: usize = 3;
+
 /// A request on its way.
 #[derive(Debug)]
 pub struct Sequence {
@@ -26,6 +29,8 @@ pub struct Sequence {
     pub started: bool,
     /// Its blocks; they hold at least `computed` tokens.
     pub table: BlockTable,
+    /// Tokens that may follow those known: the next step computes them as well, and keeps what was right.
+    pub guess: Vec<u32>,
     /// Names of its full blocks, as far as tokens are known.
     pub prefixes: Vec<PrefixHash>,
     block_tokens: usize,
@@ -44,6 +49,7 @@ impl Sequence {
             cached: 0,
             started: false,
             table: BlockTable::new(pool),
+            guess: Vec::new(),
             prefixes: Vec::new(),
             block_tokens,
         };
@@ -59,6 +65,26 @@ impl Sequence {
     /// Whether it writes its answer: all but its newest token is computed.
     pub fn is_writing(&self) -> bool {
         self.need() == 1 && self.tokens.len() > self.prompt_tokens
+    }
+
+    /// Guesses up to `most` tokens of an answer for which the most likely ones are enough: those that followed when its
+    /// last three tokens last occurred ("prompt lookup decoding", Saxena, 2023).
+    pub fn speculate(&mut self, most: usize) {
+        self.guess.clear();
+        let room = self.limit.saturating_sub(self.tokens.len() + 1);
+        let needs_more = self.request.sampling.wants_logits(self.answered()) || self.request.constraint.is_some();
+        if !self.is_writing() || needs_more {
+            return;
+        }
+        let Some((_, key)) = self.tokens.split_last_chunk::<KEY>() else {
+            return;
+        };
+        // Anywhere but at the end; the two may overlap.
+        let earlier = &self.tokens[..self.tokens.len() - 1];
+        if let Some(at) = earlier.windows(KEY).rposition(|window| window == key) {
+            let following = &self.tokens[at + KEY..];
+            self.guess.extend(following.iter().take(most.min(room)));
+        }
     }
 
     /// Full blocks that may come from the cache: at least one token has to be computed.
@@ -91,6 +117,7 @@ impl Sequence {
     /// Loses its blocks; everything is computed, or found in the cache, again.
     pub fn restart(&mut self) {
         self.table.clear();
+        self.guess.clear();
         self.computed = 0;
     }
 

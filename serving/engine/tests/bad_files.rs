@@ -19,6 +19,7 @@ fn options() -> EngineOptions {
         memory_limit: None,
         block_tokens: 16,
         kv_type: KvType::F16,
+        speculate: 0,
         pacing: None,
     }
 }

@@ -35,6 +35,7 @@ fn engine() -> Engine {
         memory_limit: None,
         block_tokens: 8,
         kv_type: KvType::F16,
+        speculate: 0,
         pacing: None,
     };
     Engine::load(file.path(), &options).expect("a good file")

@@ -35,6 +35,7 @@ fn options() -> EngineOptions {
         memory_limit: None,
         block_tokens: 16,
         kv_type: windlass_engine::request::KvType::F16,
+        speculate: 0,
     }
 }
 

@@ -40,6 +40,7 @@ fn options() -> EngineOptions {
         memory_limit: None,
         block_tokens: 16,
         kv_type: KvType::F16,
+        speculate: 0,
     }
 }
 
@@ -236,6 +237,33 @@ fn no_way_to_cut_the_work_changes_a_token(
             &tokens, expected,
             "{file}: {threads} threads, chunks of {max_batch_tokens}, blocks of {block_tokens}"
         );
+    }
+}
+
+#[test]
+fn guessed_tokens_are_those_that_come_without_guesses_and_many_are_right() {
+    let mut expected = None;
+    for speculate in [0, 4] {
+        let mut engine = load(SMOLLM2, &EngineOptions { speculate, ..options() });
+        let list = "one, two, three, four, five, one, two, three, four, five, one, two,";
+        let texts = [list, "The capital of France is"].map(|text| engine.tokenizer().encode_prompt(text));
+        let mut tokens = Vec::new();
+        for together in [&texts[..1], &texts[..]] {
+            let requests = (0..).zip(together).map(|(id, text)| request(id, text.clone(), 40));
+            tokens.extend(
+                complete(&mut engine, requests.collect())
+                    .into_iter()
+                    .map(|(tokens, _)| tokens),
+            );
+        }
+        assert_eq!(&tokens, expected.get_or_insert_with(|| tokens.clone()));
+        let stats = engine.stats();
+        assert_eq!(stats.blocks_used, 0);
+        assert_eq!(stats.generated_tokens, 3 * 40);
+        match speculate {
+            0 => assert_eq!((stats.guessed_tokens, stats.steps), (0, 2 * 40)),
+            _ => assert!(stats.right_guesses >= 15 && stats.steps < 2 * 40, "{stats:?}"),
+        }
     }
 }
 

@@ -3,13 +3,15 @@
 
 use std::ops::Range;
 
-/// What is wanted of the last row of a sequence's tokens.
+/// What is wanted of a sequence's tokens, of the last one if not said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     /// Nothing: more of the prompt follows in a later step.
     Nothing,
     /// The most likely next token.
     Best,
+    /// The most likely token after each of them.
+    Each,
     /// All logits, and the most likely token.
     Logits,
 }
@@ -75,13 +77,15 @@ impl Batch {
             position,
             blocks: start..self.blocks.len(),
         });
-        if want != Want::Nothing && !tokens.is_empty() {
+        let outputs = match want {
+            Want::Nothing => self.rows.len()..self.rows.len(),
+            Want::Best | Want::Logits => first.max(self.rows.len().saturating_sub(1))..self.rows.len(),
+            Want::Each => first..self.rows.len(),
+        };
+        for row in outputs {
             let logits = (want == Want::Logits).then_some(self.logits);
             self.logits += usize::from(logits.is_some());
-            self.outputs.push(Output {
-                row: self.rows.len() - 1,
-                logits,
-            });
+            self.outputs.push(Output { row, logits });
         }
     }
 

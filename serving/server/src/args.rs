@@ -36,7 +36,8 @@ pub struct Args {
     #[arg(long, env = "WINDLASS_SERVED_NAME", value_name = "NAME", value_parser = served_name)]
     pub served_name: Option<String>,
 
-    /// For a model of embeddings: how it computes. int8 takes a quarter of the memory and several times less time, and
+    /// For a model of embeddings: how it computes. int8 takes several times less time and a quarter of the memory
+    /// for its layers (the table of words stays f32), and
     /// its vectors differ a little from those of f32 (cosine about 0.999): do not mix both in an index.
     #[arg(long, env = "WINDLASS_EMBEDDING_PRECISION", value_name = "PRECISION", value_enum,
           default_value_t = EmbeddingPrecision::F32)]
@@ -80,6 +81,13 @@ pub struct Args {
     /// Memory for weights, cache and buffers, for example 6Gi. Default: the control group's limit less a reserve.
     #[arg(long, env = "WINDLASS_MEMORY_LIMIT", value_name = "BYTES", value_parser = bytes)]
     pub memory_limit: Option<u64>,
+
+    /// Tokens guessed for an answer at most, from what it repeats of the prompt or of itself, while few answers are being
+    /// written. They are the same tokens and come faster where much is repeated (code to be changed, quotations), a little
+    /// slower where not; 0 guesses none. For answers without sampling, penalties, grammars and logprobs.
+    #[arg(long, env = "WINDLASS_SPECULATE", value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u16).range(0..=7))]
+    pub speculate: u16,
 
     /// How keys and values of the tokens are kept: q8 takes 9/16 of the memory of f16, so more and longer requests fit,
     /// and is a little less exact.

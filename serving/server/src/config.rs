@@ -56,6 +56,7 @@ impl Config {
                 }),
                 memory_limit,
                 block_tokens: BLOCK_TOKENS,
+                speculate: args.speculate.into(),
                 kv_type: match args.kv_cache_type {
                     KvCacheType::F16 => KvType::F16,
                     KvCacheType::Q8 => KvType::Q8,

@@ -243,6 +243,12 @@ impl Collector for EngineMetrics {
             ),
             (names::PROMPT_TOKENS, "Prompt tokens computed", stats.prompt_tokens),
             (names::GENERATION_TOKENS, "Tokens generated", stats.generated_tokens),
+            (names::DRAFT_TOKENS, "Tokens guessed", stats.guessed_tokens),
+            (
+                names::ACCEPTED_TOKENS,
+                "Guessed tokens that were right",
+                stats.right_guesses,
+            ),
         ] {
             write(name, help, &ConstCounter::new(value))?;
         }

@@ -31,7 +31,15 @@ pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Si
     let block_tokens = options.block_tokens;
     let cache_shape = shape.cache(block_tokens, options.kv_type);
     let block_bytes = cache_shape.block_bytes().unwrap_or(usize::MAX) as u64;
-    let buffers = shape.workspace_bytes(options.max_batch_tokens, options.max_sequences);
+    let limits = Limits {
+        context: 0, // follows from the memory
+        sequences: options.max_sequences,
+        batch_tokens: options.max_batch_tokens,
+        block_tokens,
+        pacing: options.pacing,
+        speculate: options.speculate,
+    };
+    let buffers = shape.workspace_bytes(options.max_batch_tokens, limits.outputs());
     let wanted = options.context_length.unwrap_or(shape.context);
     let fixed = weights.saturating_add(buffers).saturating_add(RESERVE);
     let cache = match options.memory_limit {
@@ -59,13 +67,7 @@ pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Si
     let useful = (context.div_ceil(block_tokens) as u64).saturating_mul(options.max_sequences as u64);
     let blocks = u32::try_from(affordable.min(useful)).unwrap_or(u32::MAX - 1);
     Ok(Sizes {
-        limits: Limits {
-            context,
-            sequences: options.max_sequences,
-            batch_tokens: options.max_batch_tokens,
-            block_tokens,
-            pacing: options.pacing,
-        },
+        limits: Limits { context, ..limits },
         blocks,
     })
 }
@@ -144,6 +146,7 @@ mod tests {
             memory_limit: None,
             block_tokens: 16,
             kv_type: KvType::F16,
+            speculate: 0,
         }
     }
 

@@ -14,6 +14,7 @@ fn limits(context: usize, sequences: usize, batch_tokens: usize) -> Limits {
         batch_tokens,
         block_tokens: 4,
         pacing: None,
+        speculate: 0,
     }
 }
 

@@ -39,6 +39,7 @@ pub fn run(bytes: &[u8]) {
         memory_limit: Some(MEMORY),
         block_tokens: 8,
         kv_type: KvType::F16,
+        speculate: 0,
         pacing: None,
     };
     let Ok(mut engine) = Engine::load(file.path(), &options) else {

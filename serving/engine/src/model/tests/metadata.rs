@@ -186,6 +186,7 @@ fn refused(bytes: &[u8]) -> String {
         memory_limit: None,
         block_tokens: 16,
         kv_type: KvType::F16,
+        speculate: 0,
         pacing: None,
     };
     match Engine::load(file.path(), &options) {
