@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, KvType, Request, RequestId, Sampling};
+use windlass_engine::request::{EngineOptions, Event, KvType, Request, RequestId};
 
 /// What may be typed.
 #[derive(Debug, Args)]
@@ -167,14 +167,9 @@ impl Bench {
         let id = RequestId(self.next);
         self.next += 1;
         self.engine.submit(Request {
-            id,
-            prompt,
-            max_tokens,
-            sampling: Sampling::default(),
             ignore_eos: true,
             cache_salt: id.0,
-            priority: 0,
-            constraint: None,
+            ..Request::new(id, prompt, max_tokens)
         })?;
         Ok(())
     }

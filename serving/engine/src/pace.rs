@@ -53,16 +53,11 @@ impl Pace {
     pub fn learn(&mut self, load: Load, took: Duration) {
         let features = load.features();
         let norm: f64 = features.iter().map(|feature| feature * feature).sum();
-        let took = took.as_secs_f64();
+        let (took, predicted) = (took.as_secs_f64(), self.seconds(load));
         let Some(weights) = &mut self.weights else {
             self.weights = Some(features.map(|feature| took * feature / norm));
             return;
         };
-        let predicted: f64 = weights
-            .iter()
-            .zip(features)
-            .map(|(weight, feature)| weight * feature)
-            .sum();
         let plausible = took.clamp(predicted / Self::OUTLIER, (predicted * Self::OUTLIER).max(1e-6));
         let correction = Self::RATE * (plausible - predicted) / norm;
         for (weight, feature) in weights.iter_mut().zip(features) {

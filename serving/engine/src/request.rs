@@ -30,6 +30,22 @@ pub struct Request {
     pub constraint: Option<Constraint>,
 }
 
+impl Request {
+    /// The most likely tokens after `prompt`, until one ends the answer; nothing else is asked for.
+    pub fn new(id: RequestId, prompt: Vec<u32>, max_tokens: usize) -> Self {
+        Self {
+            id,
+            prompt,
+            max_tokens,
+            sampling: Sampling::default(),
+            ignore_eos: false,
+            cache_salt: 0,
+            priority: 0,
+            constraint: None,
+        }
+    }
+}
+
 /// How tokens are chosen, and which of them end the answer; already validated by the server. The default is greedy and
 /// asks for nothing else.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use windlass_engine::Engine;
 use windlass_engine::chat::ChatTemplate;
 use windlass_engine::embed::{EmbedError, Embedder, EmbedderInfo, EmbedderOptions, WordPiece};
-use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
+use windlass_engine::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Stats};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// What the tasks need of a loaded engine.
@@ -57,16 +57,9 @@ fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError>
     if prompt.is_empty() {
         prompt.push(0);
     }
-    let id = RequestId(0);
     let request = Request {
-        id,
-        prompt,
-        max_tokens: 1,
-        sampling: Sampling::default(),
         ignore_eos: true,
-        cache_salt: 0,
-        priority: 0,
-        constraint: None,
+        ..Request::new(RequestId(0), prompt, 1)
     };
     engine.submit(request).map_err(StartError::Refused)?;
     let mut events = Vec::new();

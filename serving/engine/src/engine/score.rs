@@ -3,7 +3,7 @@
 use windlass_kernels::Want;
 
 use super::Engine;
-use crate::request::{AdmitError, Request, RequestId, Sampling};
+use crate::request::{AdmitError, Request, RequestId};
 
 impl Engine {
     /// Gives `each` the logits of the next token after each of `tokens`, in order, computed one by one.
@@ -13,16 +13,9 @@ impl Engine {
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32])) -> Result<(), AdmitError> {
         assert!(!self.has_work(), "requests live");
         self.check_prompt(tokens)?;
-        let mut sequence = self.scheduler.sequence(Request {
-            id: RequestId(u64::MAX),
-            prompt: tokens.to_vec(),
-            max_tokens: 1,
-            sampling: Sampling::default(),
-            ignore_eos: true,
-            cache_salt: 0,
-            priority: 0,
-            constraint: None,
-        });
+        let mut sequence = self
+            .scheduler
+            .sequence(Request::new(RequestId(u64::MAX), tokens.to_vec(), 1));
         let blocks = tokens.len().div_ceil(self.cache.shape().block_tokens);
         assert!(sequence.table.grow(blocks), "the context is larger than the cache");
         for (position, &token) in tokens.iter().enumerate() {

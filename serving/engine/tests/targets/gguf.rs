@@ -4,7 +4,7 @@ use std::path::Path;
 
 use windlass_engine::Engine;
 use windlass_engine::load::gguf::Gguf;
-use windlass_engine::request::{EngineOptions, KvType, Request, RequestId, Sampling};
+use windlass_engine::request::{EngineOptions, KvType, Request, RequestId};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// Little more than the engine keeps in reserve: whatever a file says of itself, a run stays small.
@@ -46,14 +46,8 @@ pub fn run(bytes: &[u8]) {
         return;
     };
     let request = Request {
-        id: RequestId(1),
-        prompt: vec![0; 2],
-        max_tokens: 1,
-        sampling: Sampling::default(),
         ignore_eos: true,
-        cache_salt: 0,
-        priority: 0,
-        constraint: None,
+        ..Request::new(RequestId(1), vec![0; 2], 1)
     };
     // A context of two tokens has no room for this prompt.
     if engine.submit(request).is_ok() {
