@@ -14,6 +14,9 @@ pub struct KernelsArgs {
     /// Threads. Default: all that this process may use.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Types of the weights. Default: all.
+    #[arg(long, value_name = "TYPE,TYPE,…", value_delimiter = ',')]
+    types: Vec<String>,
     /// Tokens that are multiplied at once.
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_values_t = [1, 4, 8, 32, 128])]
     tokens: Vec<usize>,
@@ -55,7 +58,7 @@ pub fn run(args: &KernelsArgs, mut print: impl FnMut(Rate)) -> Result<()> {
     };
     let memory = roof::memory(threads)?;
     let pool = Pool::new(threads)?;
-    for ty in TensorType::ALL {
+    for ty in wanted(&args.types)? {
         let arithmetic = match ty {
             TensorType::F32 | TensorType::F16 | TensorType::BF16 => Arithmetic::F32,
             TensorType::Q8_0 => Arithmetic::S8,
@@ -87,4 +90,19 @@ pub fn run(args: &KernelsArgs, mut print: impl FnMut(Rate)) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The types of these names.
+fn wanted(names: &[String]) -> Result<Vec<TensorType>> {
+    if names.is_empty() {
+        return Ok(TensorType::ALL.to_vec());
+    }
+    let find = |name: &String| {
+        let is = |ty: &TensorType| ty.to_string().eq_ignore_ascii_case(name);
+        TensorType::ALL.into_iter().find(is).with_context(|| {
+            let all = TensorType::ALL.map(|ty| ty.to_string()).join(", ");
+            format!("--types {name}: there are {all}")
+        })
+    };
+    names.iter().map(find).collect()
 }

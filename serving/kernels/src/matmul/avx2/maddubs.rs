@@ -8,25 +8,37 @@ use super::format::Format;
 pub(super) use super::tile::unpack;
 use super::tile::{Tile, VECTORS, four, halves};
 use crate::activations::Quad;
+use crate::lanes::avx2::Avx2;
 use crate::layout::{Quants, Scales};
 use std::arch::x86_64::*;
 
-/// The exact integer part of each token: offsets and sub-scales included.
+/// The exact integer part of each token, offsets and sub-scales included; below 2^24, so exact as a float too.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [__m256i; N] {
+pub(super) fn integers<F: Format, const N: usize>(_proof: Avx2, tile: &Tile, quads: [&Quad; 2]) -> [__m256; N] {
+    let sums = sums::<F, N>(tile, quads);
+    let mut out = [_mm256_setzero_ps(); N];
+    for n in 0..N {
+        out[n] = _mm256_cvtepi32_ps(sums[n]);
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sums<F: Format, const N: usize>(tile: &Tile, quads: [&Quad; 2]) -> [__m256i; N] {
     let ones = _mm256_set1_epi16(1);
     let zero = [_mm256_setzero_si256(); N];
     let mut out = zero;
     match F::QUANTS {
         Quants::U4 => {
-            let sums = products(tile, quad, 0..8, zero);
+            let sums = products(tile, quads, 0..8, zero);
             for n in 0..N {
                 out[n] = _mm256_madd_epi16(sums[n], ones);
             }
         }
         Quants::U5 => {
-            let (low, high) = (products(tile, quad, 0..4, zero), products(tile, quad, 4..8, zero));
+            let (low, high) = (products(tile, quads, 0..4, zero), products(tile, quads, 4..8, zero));
             for n in 0..N {
                 out[n] = _mm256_add_epi32(_mm256_madd_epi16(low[n], ones), _mm256_madd_epi16(high[n], ones));
             }
@@ -43,7 +55,7 @@ pub(super) fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [
                 _mm256_srli_epi32::<16>(pairs),
             );
             for (from, scale) in [(0, first), (1, first), (4, second), (5, second)] {
-                let sums = products(tile, quad, [from, from + 2].into_iter(), zero);
+                let sums = products(tile, quads, [from, from + 2].into_iter(), zero);
                 for n in 0..N {
                     out[n] = _mm256_add_epi32(out[n], _mm256_madd_epi16(sums[n], scale));
                 }
@@ -53,7 +65,7 @@ pub(super) fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [
             for j in 0..VECTORS {
                 let (weight, size) = (tile.quants[j], _mm256_abs_epi8(tile.quants[j]));
                 for n in 0..N {
-                    let product = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(quad, n, j), weight));
+                    let product = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(quads, n, j), weight));
                     out[n] = _mm256_add_epi32(out[n], _mm256_madd_epi16(product, ones));
                 }
             }
@@ -68,7 +80,7 @@ pub(super) fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [
         _ => _mm256_set1_epi16(F::OFFSET),
     };
     for n in 0..N {
-        out[n] = _mm256_sub_epi32(out[n], _mm256_madd_epi16(halves(quad, n), factors));
+        out[n] = _mm256_sub_epi32(out[n], _mm256_madd_epi16(halves(quads, n), factors));
     }
     out
 }
@@ -78,13 +90,13 @@ pub(super) fn integers<F: Format, const N: usize>(tile: &Tile, quad: &Quad) -> [
 #[target_feature(enable = "avx2,fma,f16c")]
 fn products<const N: usize>(
     tile: &Tile,
-    quad: &Quad,
+    quads: [&Quad; 2],
     vectors: impl Iterator<Item = usize>,
     mut sums: [__m256i; N],
 ) -> [__m256i; N] {
     for j in vectors {
         for n in 0..N {
-            sums[n] = _mm256_add_epi16(sums[n], _mm256_maddubs_epi16(tile.quants[j], four(quad, n, j)));
+            sums[n] = _mm256_add_epi16(sums[n], _mm256_maddubs_epi16(tile.quants[j], four(quads, n, j)));
         }
     }
     sums

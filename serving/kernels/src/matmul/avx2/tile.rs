@@ -1,8 +1,8 @@
-//! One tile of 8 rows x 32 columns: unpacking it into byte vectors, and what its product with up to four tokens
-//! becomes in floats. Loops are over constants and unroll.
+//! One tile of 8 rows x 32 columns: unpacking it into byte vectors, and what its product with up to eight tokens
+//! (two quads) becomes in floats. Loops are over constants and unroll.
 
 use super::format::Format;
-use crate::activations::Quad;
+use crate::activations::{QUAD, Quad};
 use crate::layout::{Quants, SUPER, Scales, scale_bytes};
 use std::arch::x86_64::*;
 
@@ -48,9 +48,9 @@ impl Ahead<'_> {
 /// The sums of the two halves of token `n`, for every row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn halves(quad: &Quad, n: usize) -> __m256i {
+pub(super) fn halves(quads: [&Quad; 2], n: usize) -> __m256i {
     // SAFETY: the reference is to two 16-bit halves, and the read needs no alignment.
-    _mm256_set1_epi32(unsafe { quad.halves[n].as_ptr().cast::<i32>().read_unaligned() })
+    _mm256_set1_epi32(unsafe { quads[n / QUAD].halves[n % QUAD].as_ptr().cast::<i32>().read_unaligned() })
 }
 
 /// Reads tile `index` of a group from its packed quants and the scales of the group.
@@ -151,15 +151,16 @@ fn unpack_scales<F: Format>(scales: &[u8], index: usize) -> (__m256, __m256) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn finish<F: Format, const N: usize>(
     tile: &Tile,
-    quad: &Quad,
-    integers: [__m256i; N],
+    quads: [&Quad; 2],
+    integers: [__m256; N],
     sums: &mut [__m256; N],
 ) {
     for n in 0..N {
-        let scale = _mm256_mul_ps(tile.scale, _mm256_set1_ps(quad.scale[n]));
-        sums[n] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(integers[n]), sums[n]);
+        let (quad, lane) = (quads[n / QUAD], n % QUAD);
+        let scale = _mm256_mul_ps(tile.scale, _mm256_set1_ps(quad.scale[lane]));
+        sums[n] = _mm256_fmadd_ps(scale, integers[n], sums[n]);
         if matches!(F::SCALES, Scales::Min | Scales::SuperMin) {
-            sums[n] = _mm256_fmadd_ps(tile.extra, _mm256_set1_ps(quad.sum[n]), sums[n]);
+            sums[n] = _mm256_fmadd_ps(tile.extra, _mm256_set1_ps(quad.sum[lane]), sums[n]);
         }
     }
 }
@@ -167,8 +168,8 @@ pub(super) fn finish<F: Format, const N: usize>(
 /// Activations `4j..4j+4` of token `n`, for every row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn four(quad: &Quad, n: usize, j: usize) -> __m256i {
-    let four = &quad.quants[n].as_chunks::<4>().0[j];
+pub(super) fn four(quads: [&Quad; 2], n: usize, j: usize) -> __m256i {
+    let four = &quads[n / QUAD].quants[n % QUAD].as_chunks::<4>().0[j];
     // SAFETY: the reference is to four bytes, and the read needs no alignment.
     _mm256_set1_epi32(unsafe { four.as_ptr().cast::<i32>().read_unaligned() })
 }
