@@ -12,16 +12,18 @@ mod tests;
 
 use crate::activations::BLOCK;
 use crate::isa::Isa;
-use crate::kv::{EIGHT, Element, SharedKv, View};
+use crate::kv::{EIGHT, Eight, Element, SharedKv, View};
 use crate::lanes::{LANES, Lanes, lanes_fn};
 use std::ops::Range;
 
 /// Positions of a split: scores of 256 tokens and their values stay in the first-level cache.
 const SPLIT: usize = 256;
 /// Query vectors (row, head) that are aimed at together, unless one row alone has more heads.
-const VECTORS: usize = 16;
-/// Query vectors that one pass over keys or values serves: 8 accumulators.
-const PASS: usize = 4;
+const VECTORS: usize = 24;
+/// Eights of a split.
+const EIGHTS: usize = SPLIT / EIGHT;
+/// Eights between those that are asked for and those that are scored.
+const AHEAD: usize = 8;
 
 /// Rows of one sequence with rising positions that are computed together.
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +51,13 @@ pub(crate) struct Scratch {
     dim: usize,
     /// vectors x dim: the queries, scaled.
     queries: Vec<f32>,
-    /// vectors x SPLIT: scores, then their exponentials; and some more, because eight are read from wherever a window
-    /// begins.
+    /// vectors x SPLIT: scores, then their exponentials.
     scores: Vec<f32>,
     /// vectors x dim: the values of the current split, weighted.
     split: Vec<f32>,
+    /// vectors: largest score of the current split, and sum of exponentials relative to it.
+    split_max: Vec<f32>,
+    split_sum: Vec<f32>,
     /// vectors: largest score, and sum of exponentials relative to it, of the splits so far.
     max: Vec<f32>,
     sum: Vec<f32>,
@@ -68,8 +72,10 @@ impl Scratch {
         (self.rows, self.ratio, self.dim) = (rows, ratio, dim);
         let vectors = rows * ratio;
         self.queries.resize(vectors * dim, 0.0);
-        self.scores.resize(vectors * SPLIT + EIGHT, 0.0);
+        self.scores.resize(vectors * SPLIT, 0.0);
         self.split.resize(vectors * dim, 0.0);
+        self.split_max.resize(vectors, 0.0);
+        self.split_sum.resize(vectors, 0.0);
         self.max.resize(vectors, 0.0);
         self.sum.resize(vectors, 0.0);
         self.result.resize(vectors * dim, 0.0);
@@ -135,32 +141,37 @@ impl<'a, E: Element> Keys<'a, E> {
         }
     }
 
+    /// Where the eights begin that hold `tokens` of the split that begins at position `first`; `None` for the others.
     #[inline(always)]
-    fn keys(&self, position: usize) -> &[[E; EIGHT]] {
-        let (block, slot) = self.place(position);
-        // SAFETY: the contract of `attend`.
-        unsafe { self.view.key_eight(self.layer, block, self.head, slot) }
+    fn eights(&self, first: usize, tokens: &Range<usize>) -> [Option<Eight>; EIGHTS] {
+        let block_tokens = self.view.block_tokens();
+        std::array::from_fn(|index| {
+            let is_seen = index * EIGHT < tokens.end && (index + 1) * EIGHT > tokens.start;
+            is_seen.then(|| {
+                let position = first + index * EIGHT;
+                let block = self.blocks[position / block_tokens];
+                self.view.eight(self.layer, block, self.head, position % block_tokens)
+            })
+        })
     }
 
     #[inline(always)]
-    fn values(&self, position: usize) -> &[E] {
-        let (block, slot) = self.place(position);
+    fn keys(&self, eight: Eight) -> &[[E; EIGHT]] {
         // SAFETY: the contract of `attend`.
-        unsafe { self.view.value_eight(self.layer, block, self.head, slot) }
+        unsafe { self.view.keys(eight) }
+    }
+
+    #[inline(always)]
+    fn values(&self, eight: Eight) -> &[E] {
+        // SAFETY: the contract of `attend`.
+        unsafe { self.view.values(eight) }
     }
 
     /// Scales of the keys and of the values, none of elements that have none.
     #[inline(always)]
-    fn scales(&self, position: usize) -> [&[[f32; EIGHT]]; 2] {
-        let (block, slot) = self.place(position);
+    fn scales(&self, eight: Eight) -> [&[[f32; EIGHT]]; 2] {
         // SAFETY: the contract of `attend`.
-        unsafe { self.view.scales(self.layer, block, self.head, slot) }
-    }
-
-    #[inline(always)]
-    fn place(&self, position: usize) -> (u32, usize) {
-        let tokens = self.view.block_tokens();
-        (self.blocks[position / tokens], position % tokens)
+        unsafe { self.view.scales(eight) }
     }
 }
 
@@ -179,61 +190,63 @@ lanes_fn! {
 /// Attention of all vectors of `scratch`, the first row at `position`.
 #[inline(always)]
 fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, window: usize, scratch: &mut Scratch) {
-    let (vectors, ratio) = (scratch.rows * scratch.ratio, scratch.ratio);
+    let (vectors, ratio, dim) = (scratch.rows * scratch.ratio, scratch.ratio, scratch.dim);
     // The first position that a vector sees, and one past the last; rows rise in position, so both do.
     let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
     let end = |vector: usize| position + vector / ratio + 1;
     for first in (start(0) / SPLIT * SPLIT..end(vectors - 1)).step_by(SPLIT) {
         // The tokens of this split that a vector sees; of some splits none.
-        let tokens = |vector: usize| start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT);
-        score(l, keys, first, tokens(0).start..tokens(vectors - 1).end, scratch);
-        scratch.split.fill(0.0);
-        let mut sums = [0.0; VECTORS];
-        let mut maxima = [0.0; VECTORS];
-        let mut seen = [const { 0..0 }; VECTORS];
-        // More vectors than VECTORS come only from one row with many heads: they go in parts.
-        for from in (0..vectors).step_by(VECTORS) {
-            let part = from..(from + VECTORS).min(vectors);
-            for (vector, seen) in part.clone().zip(&mut seen) {
-                *seen = tokens(vector);
-                let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
-                (maxima[vector - from], sums[vector - from]) = exponentials(l, scores, seen.clone());
-            }
-            weigh(l, keys, first, from, &seen[..part.len()], scratch);
-            for (vector, seen) in part.zip(&seen) {
-                if !seen.is_empty() {
-                    let is_first = start(vector) >= first;
-                    merge(l, scratch, vector, is_first, maxima[vector - from], sums[vector - from]);
-                }
+        let seen = |vector: usize| start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT);
+        let tokens = seen(0).start..seen(vectors - 1).end;
+        let eights = keys.eights(first, &tokens);
+        score(l, keys, &eights, scratch);
+        for vector in 0..vectors {
+            let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
+            let (max, sum) = exponentials(l, scores, seen(vector), &tokens);
+            (scratch.split_max[vector], scratch.split_sum[vector]) = (max, sum);
+        }
+        weigh(l, keys, &eights, &tokens, scratch);
+        for vector in 0..vectors {
+            if !seen(vector).is_empty() {
+                merge(l, scratch, vector, start(vector) >= first);
             }
         }
     }
     for vector in 0..vectors {
         let sum = l.splat(scratch.sum[vector]);
-        let dim = scratch.dim;
         for eight in scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0 {
             l.store(l.div(l.load(eight), sum), eight);
         }
     }
 }
 
-/// Scores of all vectors against `tokens` of the split that begins at `first`, in whole eights.
+/// Scores of all vectors against the keys of `eights`.
 #[inline(always)]
-fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, first: usize, tokens: Range<usize>, scratch: &mut Scratch) {
+fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, eights: &[Option<Eight>; EIGHTS], scratch: &mut Scratch) {
     let vectors = scratch.rows * scratch.ratio;
-    for token in (tokens.start / EIGHT * EIGHT..tokens.end).step_by(EIGHT) {
-        let position = first + token;
-        // Blocks lie anywhere, so the processor cannot guess the next one: the values are asked for while the keys
-        // are scored, and the keys two eights ahead.
-        l.prefetch(keys.values(position));
-        if token + 2 * EIGHT < tokens.end {
-            l.prefetch(keys.keys(position + 2 * EIGHT).as_flattened());
+    // Blocks lie anywhere, so the processor cannot guess the next one.
+    let fetch = |eight: Option<&Option<Eight>>| {
+        if let Some(&Some(eight)) = eight {
+            l.prefetch(keys.keys(eight).as_flattened());
+            l.prefetch(keys.values(eight));
         }
-        let ([scales, _], keys) = (keys.scales(position), keys.keys(position));
+    };
+    let begin = eights.iter().position(Option::is_some).unwrap_or(EIGHTS);
+    (begin..begin + AHEAD).for_each(|index| fetch(eights.get(index)));
+    for index in begin..EIGHTS {
+        let Some(eight) = eights[index] else { break };
+        fetch(eights.get(index + AHEAD));
+        let (token, [scales, _], keys) = (index * EIGHT, keys.scales(eight), keys.keys(eight));
         let mut vector = 0;
-        while vector + PASS <= vectors {
-            score_pass::<L, E, PASS>(l, keys, scales, vector, token, scratch);
-            vector += PASS;
+        if L::REGISTERS >= 32 {
+            while vector + 8 <= vectors {
+                score_pass::<L, E, 8>(l, keys, scales, vector, token, scratch);
+                vector += 8;
+            }
+        }
+        while vector + 4 <= vectors {
+            score_pass::<L, E, 4>(l, keys, scales, vector, token, scratch);
+            vector += 4;
         }
         match vectors - vector {
             1 => score_pass::<L, E, 1>(l, keys, scales, vector, token, scratch),
@@ -265,9 +278,10 @@ fn score_pass<L: Lanes, E: Element, const N: usize>(
     for (pair, keys) in pairs.iter().enumerate() {
         let (k0, k1) = (E::load(l, &keys[0]), E::load(l, &keys[1]));
         for n in 0..N {
-            let [q0, q1] = queries[n][pair];
-            even[n] = l.fma(l.splat(q0), k0, even[n]);
-            odd[n] = l.fma(l.splat(q1), k1, odd[n]);
+            even[n] = l.fma(l.splat(queries[n][pair][0]), k0, even[n]);
+        }
+        for n in 0..N {
+            odd[n] = l.fma(l.splat(queries[n][pair][1]), k1, odd[n]);
         }
         if E::HAS_SCALE && pair % (BLOCK / 2) == BLOCK / 2 - 1 {
             let scale = l.load(&scales[pair / (BLOCK / 2)]);
@@ -290,19 +304,19 @@ fn score_pass<L: Lanes, E: Element, const N: usize>(
     }
 }
 
-/// Replaces the scores of `tokens` by exp(score - max), and what is beside them in the first and last eight by zeros;
-/// returns the maximum and the sum. Eights outside count for nothing, as zeros would.
+/// Replaces the scores of the tokens that are `seen` by exp(score - max), and those of the rest of the eights of
+/// `tokens` by zeros; returns the maximum and the sum.
 #[inline(always)]
-fn exponentials<L: Lanes>(l: L, scores: &mut [f32], tokens: Range<usize>) -> (f32, f32) {
-    let first = (tokens.start / LANES).min(tokens.end.div_ceil(LANES));
-    let eights = &mut scores.as_chunks_mut::<LANES>().0[first..tokens.end.div_ceil(LANES)];
-    // Tokens that the row does not see: whatever their keys are, their weight is exp(-inf) = 0.
-    if let Some(eight) = eights.first_mut() {
-        eight[..tokens.start % LANES].fill(f32::NEG_INFINITY);
+fn exponentials<L: Lanes>(l: L, scores: &mut [f32], seen: Range<usize>, tokens: &Range<usize>) -> (f32, f32) {
+    let whole = tokens.start / LANES * LANES..tokens.end.next_multiple_of(LANES);
+    if seen.is_empty() {
+        scores[whole].fill(0.0);
+        return (f32::NEG_INFINITY, 0.0);
     }
-    if let Some(last) = eights.last_mut() {
-        last[tokens.end - (tokens.end - 1) / LANES * LANES..].fill(f32::NEG_INFINITY);
-    }
+    // Whatever the keys are that the row does not see, their weight is exp(-inf) = 0.
+    scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
+    let eights = scores[whole].as_chunks_mut::<LANES>().0;
     let mut max = l.splat(f32::NEG_INFINITY);
     for eight in eights.iter() {
         max = l.max(l.load(eight), max);
@@ -317,125 +331,94 @@ fn exponentials<L: Lanes>(l: L, scores: &mut [f32], tokens: Range<usize>) -> (f3
     (max, l.sum(sum))
 }
 
-/// Adds the values of the split, weighted, for the vectors from `from` on; `seen` are the tokens that each of them sees.
+/// The sum of the values of `tokens`, weighted, for each vector. All of the tokens have been written by this sequence,
+/// so those that a vector does not see count for nothing: their weight is zero. Beyond them memory may hold anything.
 #[inline(always)]
 fn weigh<L: Lanes, E: Element>(
     l: L,
     keys: &Keys<'_, E>,
-    first: usize,
-    from: usize,
-    seen: &[Range<usize>],
+    eights: &[Option<Eight>; EIGHTS],
+    tokens: &Range<usize>,
+    scratch: &mut Scratch,
+) {
+    let vectors = scratch.rows * scratch.ratio;
+    let wide = if L::REGISTERS >= 32 { 4 } else { 2 };
+    let mut vector = 0;
+    while vector < vectors {
+        // As few passes as possible, of about the same size.
+        let together = (vectors - vector).div_ceil((vectors - vector).div_ceil(4));
+        let mut at = 0;
+        while at < scratch.dim {
+            let registers = if at + wide * LANES <= scratch.dim { wide } else { 1 };
+            macro_rules! pass {
+                ($($n:literal)*) => {
+                    match (together, registers) {
+                        $(
+                            ($n, 4) => weigh_pass::<L, E, $n, 4>(l, keys, eights, tokens, vector, at, scratch),
+                            ($n, 2) => weigh_pass::<L, E, $n, 2>(l, keys, eights, tokens, vector, at, scratch),
+                            ($n, _) => weigh_pass::<L, E, $n, 1>(l, keys, eights, tokens, vector, at, scratch),
+                        )*
+                        _ => unreachable!("a pass of {together} vectors"),
+                    }
+                };
+            }
+            pass!(1 2 3 4);
+            at += registers * LANES;
+        }
+        vector += together;
+    }
+}
+
+/// `W` registers of dimensions from `at` of the sums of `N` vectors from `vector` on, one token after the other.
+#[inline(always)]
+fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
+    l: L,
+    keys: &Keys<'_, E>,
+    eights: &[Option<Eight>; EIGHTS],
+    tokens: &Range<usize>,
+    vector: usize,
+    at: usize,
     scratch: &mut Scratch,
 ) {
     let Scratch { scores, split, dim, .. } = scratch;
     let dim = *dim;
-    let (Some(lowest), Some(highest)) = (seen.first(), seen.last()) else {
-        return;
-    };
-    for token in (lowest.start / EIGHT * EIGHT..highest.end).step_by(EIGHT) {
-        let ([_, scales], values) = (keys.scales(first + token), keys.values(first + token));
-        let sees_all = |seen: &Range<usize>| seen.start <= token && token + EIGHT <= seen.end;
-        let mut at = 0;
-        while at < seen.len() {
-            // A token that a vector does not see must not be touched: its memory may hold NaN, and 0 * NaN is NaN.
-            // Vectors that see all eight are neighbours, and go together.
-            let start = seen[at].start.saturating_sub(token).min(EIGHT);
-            let tokens = seen[at].end.saturating_sub(token + start).min(EIGHT - start);
-            let mut together = 1;
-            if sees_all(&seen[at]) {
-                together = PASS.min(seen.len() - at);
-                while !sees_all(&seen[at + together - 1]) {
-                    together -= 1;
+    let weights: [&[[f32; EIGHT]]; N] =
+        std::array::from_fn(|n| &scores[(vector + n) * SPLIT..][..SPLIT].as_chunks().0[..EIGHTS]);
+    let mut sums = [[l.splat(0.0); W]; N];
+    for (index, eight) in eights.iter().enumerate() {
+        let Some(eight) = *eight else { continue };
+        let first = tokens.start.saturating_sub(index * EIGHT);
+        let ([_, scales], rows) = (keys.scales(eight), keys.values(eight).chunks_exact(dim));
+        for (t, row) in rows.enumerate().take(EIGHT.min(tokens.end - index * EIGHT)).skip(first) {
+            let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
+            let mut value = [l.splat(0.0); W];
+            for w in 0..W {
+                value[w] = E::load(l, &row[w]);
+                if E::HAS_SCALE {
+                    value[w] = l.mul(value[w], l.splat(scales[(at + w * LANES) / BLOCK][t]));
                 }
             }
-            let (values, vector, token) = (&values[start * dim..], from + at, token + start);
-            match together {
-                1 => weigh_rows::<L, E, 1>(l, values, scales, dim, tokens, vector, token, scores, split),
-                2 => weigh_rows::<L, E, 2>(l, values, scales, dim, tokens, vector, token, scores, split),
-                3 => weigh_rows::<L, E, 3>(l, values, scales, dim, tokens, vector, token, scores, split),
-                _ => weigh_rows::<L, E, PASS>(l, values, scales, dim, tokens, vector, token, scores, split),
-            }
-            at += together;
-        }
-    }
-}
-
-/// All dimensions of `N` vectors, two registers of them at a time.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn weigh_rows<L: Lanes, E: Element, const N: usize>(
-    l: L,
-    values: &[E],
-    scales: &[[f32; EIGHT]],
-    dim: usize,
-    tokens: usize,
-    vector: usize,
-    token: usize,
-    scores: &[f32],
-    split: &mut [f32],
-) {
-    let mut at = 0;
-    while at + 2 * LANES <= dim {
-        weigh_pass::<L, E, N, 2>(l, values, scales, dim, at, tokens, vector, token, scores, split);
-        at += 2 * LANES;
-    }
-    if at < dim {
-        weigh_pass::<L, E, N, 1>(l, values, scales, dim, at, tokens, vector, token, scores, split);
-    }
-}
-
-/// `split += weight * value` over `tokens` of eight tokens, for `N` vectors and `W` registers of dimensions from `at`.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inner step of one kernel")]
-fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
-    l: L,
-    values: &[E],
-    scales: &[[f32; EIGHT]],
-    dim: usize,
-    at: usize,
-    tokens: usize,
-    vector: usize,
-    token: usize,
-    scores: &[f32],
-    split: &mut [f32],
-) {
-    let mut acc = [[l.splat(0.0); W]; N];
-    let mut weights = [&[0.0; EIGHT]; N];
-    for n in 0..N {
-        let row = split[(vector + n) * dim + at..][..W * LANES].as_chunks::<LANES>().0;
-        for w in 0..W {
-            acc[n][w] = l.load(&row[w]);
-        }
-        weights[n] = &scores[(vector + n) * SPLIT + token..].as_chunks::<EIGHT>().0[0];
-    }
-    for (t, row) in values.chunks_exact(dim).take(tokens).enumerate().take(EIGHT) {
-        let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
-        let mut value = [l.splat(0.0); W];
-        for w in 0..W {
-            value[w] = E::load(l, &row[w]);
-            if E::HAS_SCALE {
-                value[w] = l.mul(value[w], l.splat(scales[at / BLOCK][token % EIGHT + t]));
-            }
-        }
-        for n in 0..N {
-            let weight = l.splat(weights[n][t]);
-            for w in 0..W {
-                acc[n][w] = l.fma(weight, value[w], acc[n][w]);
+            for n in 0..N {
+                let weight = l.splat(weights[n][index][t]);
+                for w in 0..W {
+                    sums[n][w] = l.fma(weight, value[w], sums[n][w]);
+                }
             }
         }
     }
     for n in 0..N {
         let row = split[(vector + n) * dim + at..][..W * LANES].as_chunks_mut::<LANES>().0;
         for w in 0..W {
-            l.store(acc[n][w], &mut row[w]);
+            l.store(sums[n][w], &mut row[w]);
         }
     }
 }
 
 /// Joins a split to those before it, both brought to the larger of their maxima.
 #[inline(always)]
-fn merge<L: Lanes>(l: L, scratch: &mut Scratch, vector: usize, is_first: bool, max: f32, sum: f32) {
+fn merge<L: Lanes>(l: L, scratch: &mut Scratch, vector: usize, is_first: bool) {
     let dim = scratch.dim;
+    let (max, sum) = (scratch.split_max[vector], scratch.split_sum[vector]);
     let split = scratch.split[vector * dim..][..dim].as_chunks::<LANES>().0;
     let result = scratch.result[vector * dim..][..dim].as_chunks_mut::<LANES>().0;
     if is_first {

@@ -26,14 +26,14 @@ pub(crate) enum Kind {
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Vnni {
-    pub(crate) avx2: Avx2,
+    pub(crate) lanes: Avx2<32>,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Vnni {
     fn detect() -> Option<Vnni> {
-        let there = is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni");
-        Avx2::detect().filter(|_| there).map(|avx2| Vnni { avx2 })
+        let lanes = Avx2::detect()?.with_avx512vl()?;
+        is_x86_feature_detected!("avx512vnni").then_some(Vnni { lanes })
     }
 }
 

@@ -265,6 +265,12 @@ impl Element for i8 {
     }
 }
 
+/// Where eight tokens of a head lie, in elements from the beginning.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Eight {
+    start: usize,
+}
+
 /// A cache of one element type while several threads use it.
 pub(crate) struct View<'a, E> {
     keys: Shared<'a, E>,
@@ -288,40 +294,46 @@ impl<'a, E: Element> View<'a, E> {
         self.shape.block_tokens
     }
 
-    /// The keys of the eight tokens from slot `slot` (a multiple of 8): head_dim x 8.
+    /// The eight tokens from slot `slot` (a multiple of 8) on.
+    #[inline(always)]
+    pub(crate) fn eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> Eight {
+        Eight {
+            start: self.start(layer, block, head) + slot * self.shape.head_dim,
+        }
+    }
+
+    /// Their keys: head_dim x 8.
     ///
     /// # Safety
     /// Nobody writes to this head in this block for as long as the result lives.
     #[inline(always)]
-    pub(crate) unsafe fn key_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &'a [[E; EIGHT]] {
-        let start = self.start(layer, block, head) + slot * self.shape.head_dim;
+    pub(crate) unsafe fn keys(&self, eight: Eight) -> &'a [[E; EIGHT]] {
         // SAFETY: by the contract.
-        unsafe { self.keys.get(start..start + EIGHT * self.shape.head_dim) }
+        unsafe { self.keys.get(eight.start..eight.start + EIGHT * self.shape.head_dim) }
             .as_chunks()
             .0
     }
 
-    /// The values of the eight tokens from slot `slot` (a multiple of 8): 8 x head_dim.
+    /// Their values: 8 x head_dim.
     ///
     /// # Safety
-    /// As for `key_eight`.
+    /// As for `keys`.
     #[inline(always)]
-    pub(crate) unsafe fn value_eight(&self, layer: usize, block: u32, head: usize, slot: usize) -> &'a [E] {
-        let start = self.start(layer, block, head) + slot * self.shape.head_dim;
+    pub(crate) unsafe fn values(&self, eight: Eight) -> &'a [E] {
         // SAFETY: by the contract.
-        unsafe { self.values.get(start..start + EIGHT * self.shape.head_dim) }
+        unsafe { self.values.get(eight.start..eight.start + EIGHT * self.shape.head_dim) }
     }
 
-    /// The scales of the keys and of the values of these eight tokens: head_dim / 32 x 8, or none.
+    /// The scales of the keys and of the values: head_dim / 32 x 8, or none.
     ///
     /// # Safety
-    /// As for `key_eight`.
+    /// As for `keys`.
     #[inline(always)]
-    pub(crate) unsafe fn scales(&self, layer: usize, block: u32, head: usize, slot: usize) -> [&'a [[f32; EIGHT]]; 2] {
+    pub(crate) unsafe fn scales(&self, eight: Eight) -> [&'a [[f32; EIGHT]]; 2] {
         if !E::HAS_SCALE {
             return [&[]; 2];
         }
-        let start = (self.start(layer, block, head) + slot * self.shape.head_dim) / BLOCK;
+        let start = eight.start / BLOCK;
         let range = start..start + EIGHT * self.shape.head_dim / BLOCK;
         // SAFETY: by the contract.
         [&self.key_scales, &self.value_scales].map(|scales| unsafe { scales.get(range.clone()) }.as_chunks().0)
@@ -430,9 +442,9 @@ mod tests {
             panic!("a cache of f16")
         };
         for head in 0..2 {
+            let eight = shared.eight(1, 2, head, 8);
             // SAFETY: nobody writes.
-            let (key_eight, value_eight) =
-                unsafe { (shared.key_eight(1, 2, head, 8), shared.value_eight(1, 2, head, 8)) };
+            let (key_eight, value_eight) = unsafe { (shared.keys(eight), shared.values(eight)) };
             for dim in 0..8 {
                 let key = f16::from_bits(key_eight[dim][5]).to_f32();
                 let value = f16::from_bits(value_eight[5 * 8 + dim]).to_f32();
@@ -458,11 +470,10 @@ mod tests {
             panic!("a cache of bytes")
         };
         for head in 0..2 {
+            let eight = shared.eight(1, 2, head, 8);
             // SAFETY: nobody writes.
-            let (key_eight, value_eight, [key_scales, value_scales]) = unsafe {
-                let (keys, values) = (shared.key_eight(1, 2, head, 8), shared.value_eight(1, 2, head, 8));
-                (keys, values, shared.scales(1, 2, head, 8))
-            };
+            let (key_eight, value_eight, [key_scales, value_scales]) =
+                unsafe { (shared.keys(eight), shared.values(eight), shared.scales(eight)) };
             for dim in 0..64 {
                 let (key_scale, value_scale) = (key_scales[dim / 32][5], value_scales[dim / 32][5]);
                 let key = f32::from(key_eight[dim][5]) * key_scale;

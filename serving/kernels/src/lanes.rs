@@ -1,4 +1,4 @@
-//! Eight f32 lanes, as an array and as an AVX2 register. A row operation is written once over
+//! Eight f32 lanes, as an array and as an AVX2 register (of which AVX512VL has more). A row operation is written once over
 //! [`Lanes`] and compiled for both by [`lanes_fn`]; every method is defined so exactly (order,
 //! rounding, what happens to NaN) that the two give the same bits.
 
@@ -14,6 +14,8 @@ pub(crate) const LANES: usize = 8;
 pub(crate) trait Lanes: Copy {
     /// Eight f32.
     type F: Copy;
+    /// How many of them fit into registers.
+    const REGISTERS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -56,7 +58,7 @@ pub(crate) trait Lanes: Copy {
     /// The sums of the first and of the last 16.
     fn half_sums(self, x: &[i8; 32]) -> [i16; 2];
 
-    /// A hint that this is read soon.
+    /// A hint that this is read soon, but not at once: it may go to the second-level cache, which takes more at a time.
     fn prefetch<T>(self, x: &[T]);
 
     /// Up to eight values; the missing lanes are `fill`.
@@ -121,6 +123,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Lanes for Scalar {
     type F = [f32; LANES];
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -220,14 +223,20 @@ macro_rules! lanes_fn {
             fn avx2(lanes: crate::lanes::avx2::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
                 body(lanes $(, $arg)*)
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512vl")]
+            #[allow(clippy::too_many_arguments, reason = "the macro adds one argument to what the caller wrote")]
+            fn avx512vl(lanes: crate::lanes::avx2::Avx2<32> $(, $arg: $ty)*) $(-> $ret)? {
+                body(lanes $(, $arg)*)
+            }
             match isa.0 {
                 crate::isa::Kind::Scalar(lanes) => body(lanes $(, $arg)*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Avx2` exists only where the processor has the three features.
                 crate::isa::Kind::Avx2(lanes) => unsafe { avx2(lanes $(, $arg)*) },
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                crate::isa::Kind::Vnni(vnni) => unsafe { avx2(vnni.avx2 $(, $arg)*) },
+                // SAFETY: as above, and a value of `Avx2<32>` only where there is AVX512VL too.
+                crate::isa::Kind::Vnni(vnni) => unsafe { avx512vl(vnni.lanes $(, $arg)*) },
             }
         }
     };

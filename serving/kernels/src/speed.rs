@@ -1,6 +1,8 @@
-//! How fast products are, for benchmarks: the same code that a step runs, on matrices that no cache holds.
+//! How fast products and attention are, for benchmarks: the same code that a step runs, on data that no cache holds.
 
 use crate::activations::Activations;
+use crate::attention::{self, Rows, attend, rows_together};
+use crate::kv::{KvCache, KvError, KvShape};
 use crate::layout::GROUP;
 use crate::matmul::{Items, Scratch, product};
 use crate::matrix::{Matrix, PackError};
@@ -86,6 +88,99 @@ impl Products {
                             unsafe { out.get_mut(at..at + lanes) }.copy_from_slice(&eight[..lanes]);
                         }
                     }
+                });
+            }
+        });
+    }
+}
+
+/// Attention of the last rows of some sequences of equal length, over all layers of a cache.
+pub struct Attention {
+    cache: KvCache,
+    stages: Stages,
+    /// Blocks of each sequence: those of all sequences take turns.
+    blocks: Vec<Vec<u32>>,
+    ratio: usize,
+    context: usize,
+    rows: usize,
+}
+
+impl Attention {
+    /// `sequences` of `context` tokens, of which the last `rows` attend to what is before them; `ratio` query heads for
+    /// each KV head of `shape`.
+    ///
+    /// # Errors
+    /// If there is no such cache, or no memory for it.
+    pub fn new(
+        pool: &Pool,
+        shape: KvShape,
+        sequences: usize,
+        context: usize,
+        rows: usize,
+        ratio: usize,
+    ) -> Result<Attention, KvError> {
+        let each = context.div_ceil(shape.block_tokens.max(1));
+        let mut cache = KvCache::new(shape, sequences * each)?;
+        let blocks: Vec<Vec<u32>> = (0..sequences)
+            .map(|sequence| (0..each).map(|block| (block * sequences + sequence) as u32).collect())
+            .collect();
+        let width = shape.kv_heads * shape.head_dim;
+        let values: Vec<f32> = (0..width).map(|i| (i % 31) as f32 / 31.0 - 0.5).collect();
+        for layer in 0..shape.layers {
+            for position in 0..sequences * each * shape.block_tokens {
+                let (block, slot) = (position / shape.block_tokens, position % shape.block_tokens);
+                cache.write(layer, block as u32, slot, &values, &values);
+            }
+        }
+        Ok(Attention {
+            cache,
+            stages: Stages::new(pool, shape.layers),
+            blocks,
+            ratio,
+            context,
+            rows,
+        })
+    }
+
+    /// Multiply-adds of a run: of queries with keys, and of weights with values.
+    pub fn multiply_adds(&self) -> usize {
+        let shape = self.cache.shape();
+        let pairs: usize = (self.context - self.rows + 1..=self.context).sum();
+        2 * pairs * self.blocks.len() * shape.layers * shape.kv_heads * self.ratio * shape.head_dim
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.cache.blocks() * self.cache.shape().block_bytes().unwrap_or(usize::MAX)
+    }
+
+    /// Attends once, layer after layer.
+    pub fn run(&mut self, pool: &Pool) {
+        let KvShape {
+            layers,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.cache.shape();
+        let (ratio, rows, first) = (self.ratio, self.rows, self.context - self.rows);
+        let together = rows_together(ratio);
+        let runs = rows.div_ceil(together);
+        let (cache, blocks) = (self.cache.shared(), &self.blocks);
+        pool.run(&mut self.stages, |member| {
+            let mut scratch = attention::Scratch::default();
+            for layer in 0..layers {
+                member.stage(blocks.len() * runs * kv_heads, |index| {
+                    let (run, head) = (index / kv_heads, index % kv_heads);
+                    let skip = run % runs * together;
+                    let rows = Rows {
+                        blocks: &blocks[run / runs],
+                        position: first + skip,
+                        window: usize::MAX,
+                        count: together.min(rows - skip),
+                    };
+                    scratch.begin(rows.count, ratio, head_dim).fill(0.1);
+                    // SAFETY: nobody writes to the cache.
+                    unsafe { attend(member.isa(), cache, layer, head, rows, &mut scratch) };
                 });
             }
         });

@@ -5,15 +5,20 @@
 use super::{LANES, Lanes};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX2, FMA and F16C: `detect` is the only way to a value.
+/// Proof that the processor has AVX2, FMA and F16C, and so many vector registers, which are 32 with AVX512VL: `detect`
+/// and `with_avx512vl` are the only ways to a value.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const REGISTERS: usize = 16>(());
 
 impl Avx2 {
     pub(crate) fn detect() -> Option<Avx2> {
         let there =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         there.then_some(Avx2(()))
+    }
+
+    pub(crate) fn with_avx512vl(self) -> Option<Avx2<32>> {
+        is_x86_feature_detected!("avx512vl").then_some(Avx2(()))
     }
 }
 
@@ -26,8 +31,9 @@ macro_rules! has {
     };
 }
 
-impl Lanes for Avx2 {
+impl<const REGISTERS: usize> Lanes for Avx2<REGISTERS> {
     type F = __m256;
+    const REGISTERS: usize = REGISTERS;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -138,7 +144,7 @@ impl Lanes for Avx2 {
     fn prefetch<T>(self, x: &[T]) {
         // A cache line is 64 bytes.
         for line in x.chunks((64 / size_of::<T>()).max(1)) {
-            has!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+            has!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
         }
     }
 }
