@@ -7,6 +7,16 @@ use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use crate::tokenizer::special::{Segment, SpecialTokens};
+
+/// Characters of a word that is cut into pieces, whatever the file says: the time of a word grows with the cube of its
+/// length when a piece of the vocabulary is as long. Models have 100.
+const MAX_WORD_CHARS: usize = 256;
+/// Bytes of a text that is a token wherever it stands: such texts are looked for at every byte.
+const MAX_ADDED_BYTES: usize = 256;
+/// Tokens around a text. Models have two; a file can ask for the product of two lists.
+const MAX_FRAME: usize = 64;
+
 /// A tokenizer.
 #[derive(Debug)]
 pub struct WordPiece {
@@ -19,8 +29,8 @@ pub struct WordPiece {
     unknown: u32,
     max_word_chars: usize,
     rules: Rules,
-    /// Texts that are tokens wherever they stand, and their tokens.
-    special: Vec<(String, u32)>,
+    /// Texts that are tokens wherever they stand.
+    special: SpecialTokens,
     before: Vec<u32>,
     after: Vec<u32>,
     largest_token: u32,
@@ -116,6 +126,11 @@ impl WordPiece {
             continuing_subword_prefix: prefix,
             max_input_chars_per_word: max_word_chars,
         } = file.model;
+        if max_word_chars > MAX_WORD_CHARS {
+            return Err(format!(
+                "has words of up to {max_word_chars} characters; {MAX_WORD_CHARS} are supported"
+            ));
+        }
         let unknown = *vocab
             .get(&unk_token)
             .ok_or(format!("the vocabulary has no {unk_token}"))?;
@@ -128,24 +143,24 @@ impl WordPiece {
                 _ => first.insert(piece.into_boxed_str(), token),
             };
         }
-        let mut special = Vec::new();
-        for AddedToken {
-            id,
-            content,
-            single_word,
-            normalized,
-        } in file.added_tokens
-        {
-            if single_word || normalized || content.is_empty() {
+        for added in &file.added_tokens {
+            let content = &added.content;
+            if !(1..=MAX_ADDED_BYTES).contains(&content.len()) {
                 return Err(format!(
-                    "the added token `{content}` is empty, or to be found in a way that is not supported"
+                    "the added token {} has {} bytes; 1 to {MAX_ADDED_BYTES} are supported",
+                    added.id,
+                    content.len()
                 ));
             }
-            largest_token = largest_token.max(id);
-            special.push((content, id));
+            if added.single_word || added.normalized {
+                return Err(format!(
+                    "the added token `{content}` is to be found in a way that is not supported"
+                ));
+            }
+            largest_token = largest_token.max(added.id);
         }
-        // Of those that begin at the same place, the longest wins.
-        special.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
+        let added = file.added_tokens.iter();
+        let special = SpecialTokens::new(added.map(|added| (added.id, added.content.as_str(), true)));
         let (before, after) = around(file.post_processor)?;
         largest_token = before.iter().chain(&after).copied().fold(largest_token, u32::max);
         let lengths = first.keys().chain(next.keys()).map(|piece| piece.len());
@@ -176,13 +191,10 @@ impl WordPiece {
     /// The tokens of a text, those around it included.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut tokens = self.before.clone();
-        let mut rest = text;
-        while let Some((at, content, token)) = self.find_special(rest) {
-            self.plain(&rest[..at], &mut tokens);
-            tokens.push(token);
-            rest = &rest[at + content..];
-        }
-        self.plain(rest, &mut tokens);
+        self.special.split(text, true, |segment| match segment {
+            Segment::Text(text) => self.plain(text, &mut tokens),
+            Segment::Special(token) => tokens.push(token),
+        });
         tokens.extend(&self.after);
         tokens
     }
@@ -195,16 +207,6 @@ impl WordPiece {
         if keep < after {
             tokens.drain(keep..after);
         }
-    }
-
-    /// The next text that is a token by itself: where it begins, its length, and its token.
-    fn find_special(&self, text: &str) -> Option<(usize, usize, u32)> {
-        let found = self
-            .special
-            .iter()
-            .filter_map(|(content, token)| Some((text.find(content)?, content.len(), *token)));
-        // The first of equals is the longest.
-        found.min_by_key(|&(at, _, _)| at)
     }
 
     fn plain(&self, text: &str, tokens: &mut Vec<u32>) {
@@ -267,6 +269,9 @@ fn around(processor: Option<PostProcessor>) -> Result<(Vec<u32>, Vec<u32>), Stri
                     .ok_or(format!("the template's token {id} is not defined"))?;
                 (if seen == 0 { &mut before } else { &mut after }).extend(&tokens.ids);
             }
+        }
+        if before.len() + after.len() > MAX_FRAME {
+            return Err(format!("the template has more than {MAX_FRAME} tokens around a text"));
         }
     }
     match seen {
@@ -370,6 +375,17 @@ mod tests {
     }
 
     #[test]
+    fn hostile_texts_take_no_quadratic_time() {
+        let tokenizer = read(&file()).unwrap();
+        // Of the special tokens, some are never found: looking for them again behind each that is would take hours.
+        for (unit, count) in [("[SEP]", 1), ("[CLS", 2), ("a", 0), (" \u{301}", 0)] {
+            let repeated = (4 << 20) / unit.len();
+            let tokens = tokenizer.encode(&unit.repeat(repeated)).len() - tokenizer.frame();
+            assert!(tokens >= count * repeated, "{unit}: {tokens}");
+        }
+    }
+
+    #[test]
     fn truncation_keeps_the_tokens_around_a_text() {
         let tokenizer = read(&file()).unwrap();
         for (limit, want) in [
@@ -392,7 +408,15 @@ mod tests {
             ("/pre_tokenizer/type", json!("Metaspace"), "Metaspace"),
             ("/post_processor/type", json!("ByteLevel"), "ByteLevel"),
             ("/model/unk_token", json!("<unk>"), "<unk>"),
+            ("/model/max_input_chars_per_word", json!(1_u64 << 40), "words of up to"),
             ("/added_tokens/1/single_word", json!(true), "[SEP]"),
+            ("/added_tokens/1/content", json!(""), "0 bytes"),
+            ("/added_tokens/1/content", json!("a".repeat(257)), "257 bytes"),
+            (
+                "/post_processor/special_tokens/[SEP]/ids",
+                json!(vec![2; 64]),
+                "more than 64 tokens around a text",
+            ),
             ("/post_processor/single/0/SpecialToken/id", json!("[X]"), "[X]"),
             (
                 "/post_processor/single/1",
