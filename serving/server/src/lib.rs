@@ -20,6 +20,7 @@ mod log;
 mod logprobs;
 mod machine;
 mod metrics;
+mod model_thread;
 mod progress;
 mod reply;
 mod sampling;

@@ -1,6 +1,7 @@
 //! The thread and its handle, over an engine that does what a test needs: waits, refuses, breaks.
 use super::*;
 use std::collections::VecDeque;
+use tokio::sync::oneshot;
 use windlass_engine::request::Sampling;
 
 /// Repeats a sequence's last prompt token; each step waits for the test when there is a gate.
@@ -82,7 +83,7 @@ async fn engine(capacity: usize, gate: Option<Receiver<()>>) -> (EngineHandle, o
             (),
         ))
     };
-    let EngineThread { loaded, ended } = start(capacity, load).unwrap();
+    let ModelThread { loaded, ended } = start(capacity, load).unwrap();
     (loaded.await.unwrap().unwrap().0, ended)
 }
 
@@ -187,7 +188,7 @@ async fn an_engine_that_panics_closes_every_ticket() {
             Stats::default()
         }
     }
-    let EngineThread { loaded, ended } = start(1, || Ok::<_, String>((Broken, ()))).unwrap();
+    let ModelThread { loaded, ended } = start(1, || Ok::<_, String>((Broken, ()))).unwrap();
     let (engine, ()) = loaded.await.unwrap().unwrap();
     let mut ticket = submit(&engine, &[1], 1);
     assert_eq!(ticket.next().await, None);
@@ -196,7 +197,7 @@ async fn an_engine_that_panics_closes_every_ticket() {
 
 #[tokio::test]
 async fn a_failure_to_load_is_reported() {
-    let EngineThread { loaded, ended } = start(1, || Err::<(Echo, ()), _>("no such file")).unwrap();
+    let ModelThread { loaded, ended } = start(1, || Err::<(Echo, ()), _>("no such file")).unwrap();
     assert_eq!(loaded.await.unwrap().err(), Some("no such file"));
     assert!(ended.await.is_err());
 }
