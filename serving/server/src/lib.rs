@@ -22,6 +22,7 @@ mod machine;
 mod metrics;
 mod model_thread;
 mod progress;
+mod record;
 mod reply;
 mod sampling;
 mod settings;
@@ -29,6 +30,7 @@ mod stream;
 mod structured;
 mod text;
 mod tokenize;
+mod tool_calls;
 mod tools;
 mod unsupported;
 
