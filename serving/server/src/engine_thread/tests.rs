@@ -2,7 +2,6 @@
 use super::*;
 use std::collections::VecDeque;
 use tokio::sync::oneshot;
-use windlass_engine::request::Sampling;
 
 /// Repeats a sequence's last prompt token; each step waits for the test when there is a gate.
 #[derive(Default)]
@@ -88,18 +87,7 @@ async fn engine(capacity: usize, gate: Option<Receiver<()>>) -> (EngineHandle, o
 }
 
 fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
-    let prompt = prompt.to_vec();
-    let id = engine.next_id();
-    let request = Request {
-        id,
-        prompt,
-        max_tokens,
-        sampling: Sampling::default(),
-        ignore_eos: false,
-        cache_salt: 0,
-        priority: 0,
-        constraint: None,
-    };
+    let request = Request::new(engine.next_id(), prompt.to_vec(), max_tokens);
     engine.submit(request, engine.reserve(1).expect("a free place"))
 }
 
