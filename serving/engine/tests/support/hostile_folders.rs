@@ -45,7 +45,7 @@ fn configs() -> Vec<(&'static str, Vec<u8>)> {
 fn tokenizers() -> Vec<(&'static str, Vec<u8>)> {
     let special = r###"{"SpecialToken":{"id":"[SEP]"}}"###;
     let long = "a".repeat(5000);
-    let words_of_256 = format!("{} ", &long[..256]).repeat(200);
+    let words_of_256 = format!("{} ", &long[..256]).repeat(4);
     let words = |limit: u64, piece: &str| {
         let limited = replace(TOKENIZER, "per_word\":8", &format!("per_word\":{limit}"));
         replace(&limited, "\"cafe\"", &format!("\"{piece}b\""))
