@@ -97,6 +97,7 @@ impl Connection {
         let status = response.status();
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
+            // What is no data is trailers, in which nobody is interested.
             if let Ok(data) = frame.context("the answer broke off")?.into_data() {
                 recording.pieces.push((Instant::now(), data));
             }

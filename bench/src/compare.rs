@@ -180,10 +180,9 @@ impl Compare<'_> {
             .server
             .iter()
             .map(|server| {
-                (
-                    server.name.clone(),
-                    fill(&server.version, &environment).unwrap_or_default(),
-                )
+                let version = fill(&server.version, &environment);
+                let version = version.unwrap_or_else(|name| format!("unknown version ({name} is not set)"));
+                (server.name.clone(), version)
             })
             .collect();
         Ok(())

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Instant;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, KvType, Request, RequestId};
+use windlass_engine::request::{EngineOptions, Event, Request, RequestId};
 
 /// What may be typed.
 #[derive(Debug, Args)]
@@ -67,11 +67,7 @@ pub fn run(args: &EngineArgs, mut print: impl FnMut(Rates)) -> Result<()> {
             context_length: Some(context),
             max_sequences: most,
             max_batch_tokens: most.max(512),
-            pacing: None,
-            memory_limit: None,
-            block_tokens: 16,
-            kv_type: KvType::F16,
-            speculate: 0,
+            ..EngineOptions::default()
         },
     )?;
     let mut bench = Bench {

@@ -36,13 +36,9 @@ pub fn write_logits(args: &LogitsArgs) -> Result<()> {
         &EngineOptions {
             threads: std::thread::available_parallelism()?.get(),
             context_length: Some(longest + 1),
-            max_sequences: 1,
             max_batch_tokens: 1,
-            pacing: None,
-            memory_limit: None,
-            block_tokens: 16,
             kv_type: if args.q8 { KvType::Q8 } else { KvType::F16 },
-            speculate: 0,
+            ..EngineOptions::default()
         },
     )?;
     let file = File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;

@@ -155,6 +155,7 @@ async fn logs(client: &Client, namespace: &str, folder: &Path) -> Result<Vec<Str
 
 /// Tails of the logs that processes of the test have written into the folder by themselves.
 fn own_logs(folder: &Path) -> Vec<String> {
+    // Evidence of a failure that has its own words: what cannot be listed has none to add.
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.retain(|path| {

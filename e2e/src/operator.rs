@@ -145,6 +145,7 @@ impl Operator {
     /// Kills the process, as a lost node would, and waits until it is gone.
     pub async fn kill(&self) -> Result<()> {
         if let Some(child) = locked(&self.process).as_mut() {
+            // Fails only where it is dead already, for which the next line waits.
             child.start_kill().ok();
         }
         self.await_end(Duration::from_secs(10)).await
@@ -154,9 +155,10 @@ impl Operator {
     pub async fn stop(&self) -> Result<()> {
         self.signal("TERM")?;
         self.await_end(Duration::from_secs(20)).await?;
-        let status = locked(&self.process)
-            .take()
-            .and_then(|mut child| child.try_wait().ok().flatten());
+        let status = match locked(&self.process).take() {
+            Some(mut child) => child.try_wait()?,
+            None => None,
+        };
         ensure!(
             status.is_some_and(|status| status.success()),
             "the operator ended with {status:?} on SIGTERM"

@@ -65,10 +65,10 @@ impl Snapshot {
     /// Takes the snapshot of all objects that live there now; those that are going away are not part of the end.
     pub async fn take(inventory: &Inventory, namespace: &str) -> Result<Self> {
         let all = inventory.of_namespace(namespace).await?;
-        Ok(Self::of(&all, namespace))
+        Self::of(&all, namespace)
     }
 
-    fn of(all: &[DynamicObject], namespace: &str) -> Self {
+    fn of(all: &[DynamicObject], namespace: &str) -> Result<Self> {
         let kind = |object: &DynamicObject| object.types.as_ref().map_or(String::new(), |types| types.kind.clone());
         let generated = generated_names(all);
         let mut objects = BTreeMap::new();
@@ -78,7 +78,7 @@ impl Snapshot {
             if skipped || object.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let mut value = serde_json::to_value(object).unwrap_or_default();
+            let mut value = serde_json::to_value(object)?;
             mask(&mut value, &|text| stable(text, namespace, &generated));
             let mut key = stable(&name, namespace, &generated);
             while objects.contains_key(&key) {
@@ -86,7 +86,7 @@ impl Snapshot {
             }
             objects.insert(key, value);
         }
-        Self(objects)
+        Ok(Self(objects))
     }
 
     /// The differences from `self` to `other`, one sentence each; empty for equal ends.
@@ -214,16 +214,16 @@ mod tests {
 
     #[test]
     fn two_runs_with_the_same_end_are_equal_whatever_their_names() {
-        let first = Snapshot::of(&objects("e2e-a", "7f9cd", "i"), "e2e-a");
-        let second = Snapshot::of(&objects("e2e-b", "x5kkq", "i"), "e2e-b");
+        let first = Snapshot::of(&objects("e2e-a", "7f9cd", "i"), "e2e-a").unwrap();
+        let second = Snapshot::of(&objects("e2e-b", "x5kkq", "i"), "e2e-b").unwrap();
         assert_eq!(first.differences(&second), Vec::<String>::new());
         assert_eq!(first.names(), ["Pod/chat-*-*", "ReplicaSet/chat-*"]);
     }
 
     #[test]
     fn a_difference_that_matters_is_named_with_its_path() {
-        let first = Snapshot::of(&objects("e2e-a", "7f9cd", "i"), "e2e-a");
-        let mut second = Snapshot::of(&objects("e2e-b", "x5kkq", "other"), "e2e-b");
+        let first = Snapshot::of(&objects("e2e-a", "7f9cd", "i"), "e2e-a").unwrap();
+        let mut second = Snapshot::of(&objects("e2e-b", "x5kkq", "other"), "e2e-b").unwrap();
         second.0.remove("ReplicaSet/chat-*");
         let differences = first.differences(&second);
         assert_eq!(differences.len(), 2, "{differences:?}");

@@ -149,10 +149,18 @@ impl Election {
     async fn look(&self) -> Option<Seen> {
         let (asked, asked_wall) = (Instant::now(), Timestamp::now());
         let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
-        let lease = tokio::time::timeout(self.duration / 3, leases.get(&self.name))
-            .await
-            .ok()?
-            .ok()?;
+        let lease = match tokio::time::timeout(self.duration / 3, leases.get(&self.name)).await {
+            Ok(Ok(lease)) => lease,
+            // Whoever asks looks again soon; the lease that was seen last holds as long as it said.
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot read the lease");
+                return None;
+            }
+            Err(_) => {
+                tracing::warn!("reading the lease takes too long");
+                return None;
+            }
+        };
         let spec = lease.spec.unwrap_or_default();
         let Some(holder) = spec.holder_identity else {
             return Some(Seen::Free);

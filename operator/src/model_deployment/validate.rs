@@ -171,6 +171,7 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
                 max_batch_tokens: engine.max_batch_tokens,
             },
         },
+        // Amounts that cannot be read were refused above.
         threads: resources.cpu.as_ref().and_then(|cpu| cpu.milli().ok()).map(whole_cores),
         cpu: resources.cpu.map(|amount| amount.to_quantity()),
         memory: resources.memory.map(|amount| amount.to_quantity()),

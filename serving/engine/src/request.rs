@@ -229,6 +229,25 @@ pub struct EngineOptions {
     pub speculate: usize,
 }
 
+impl Default for EngineOptions {
+    /// One sequence on one thread, in whatever memory there is, with nothing traded for speed: f16 keys and values, no
+    /// guesses, no pacing. Blocks and batches have the server's sizes, which change no token. Who serves decides
+    /// threads, sequences and the memory limit: they are the machine's and the callers', which the engine cannot see.
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            context_length: None,
+            max_sequences: 1,
+            max_batch_tokens: 512,
+            pacing: None,
+            memory_limit: None,
+            block_tokens: 16,
+            kv_type: KvType::F16,
+            speculate: 0,
+        }
+    }
+}
+
 /// What steps in which prompts are read beside answers being written should achieve.
 #[derive(Debug, Clone, Copy)]
 pub struct Pacing {

@@ -8,7 +8,7 @@ mod bpe;
 mod hole;
 mod merge;
 pub mod protect;
-mod special;
+pub(crate) mod special;
 mod split;
 mod spm;
 mod vocabulary;
@@ -96,7 +96,7 @@ impl Tokenizer {
             return Err(gguf.metadata_error("tokenizer.ggml.bos_token_id", "is missing, and this model needs it"));
         }
         let hole = HoleMarks::read(gguf, &vocabulary)?;
-        let special = SpecialTokens::new(&vocabulary);
+        let special = SpecialTokens::of(&vocabulary);
         let pieces = Pieces::new(&vocabulary, &model);
         Ok(Self {
             vocabulary,

@@ -7,20 +7,14 @@ use std::path::Path;
 
 use support::gguf::{GgufBytes, TensorBytes, tiny_llama};
 use windlass_engine::load::gguf::Gguf;
-use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Sampling};
+use windlass_engine::request::{EngineOptions, Event, FinishReason, Request, RequestId, Sampling};
 use windlass_engine::{Engine, LoadError};
 
 fn options() -> EngineOptions {
     EngineOptions {
-        threads: 1,
-        context_length: None,
         max_sequences: 2,
         max_batch_tokens: 16,
-        memory_limit: None,
-        block_tokens: 16,
-        kv_type: KvType::F16,
-        speculate: 0,
-        pacing: None,
+        ..EngineOptions::default()
     }
 }
 
@@ -181,14 +175,9 @@ fn combinations_of_extreme_sampling_settings_answer() {
                         ..Sampling::default()
                     };
                     let request = Request {
-                        id: RequestId(id),
-                        prompt: vec![1, 2, 3],
-                        max_tokens: usize::MAX,
                         sampling,
                         ignore_eos: true,
-                        cache_salt: 0,
-                        priority: 0,
-                        constraint: None,
+                        ..Request::new(RequestId(id), vec![1, 2, 3], usize::MAX)
                     };
                     engine.submit(request.clone()).expect("it fits");
                     let mut events = Vec::new();
@@ -478,19 +467,10 @@ fn weights_that_are_not_finite_end_the_request_and_nothing_else() {
     tensor(&mut file, "token_embd.weight").data[7 * 16 * 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     file.tensor("output.weight", &[16, 259], &[0.5; 16 * 259]);
     let mut engine = load_with(&file.bytes(), &options()).expect("the file is well-formed");
-    let sampling = Sampling::default();
     for (id, token) in [(1, 7), (2, 8)] {
-        let prompt = vec![token; 3];
-        let sampling = sampling.clone();
         let request = Request {
-            id: RequestId(id),
-            prompt,
-            max_tokens: 2,
-            sampling,
             ignore_eos: true,
-            cache_salt: 0,
-            priority: 0,
-            constraint: None,
+            ..Request::new(RequestId(id), vec![token; 3], 2)
         };
         engine.submit(request).expect("fits");
     }
@@ -523,8 +503,7 @@ proptest::proptest! {
         }
         // Either outcome is right: the damage may lie in a weight or a name.
         if let Ok(mut engine) = load_with(&bytes, &options()) {
-            let sampling = Sampling::default();
-            let request = Request { id: RequestId(1), prompt: vec![1, 2], max_tokens: 1, sampling, ignore_eos: true, cache_salt: 0, priority: 0, constraint: None };
+            let request = Request { ignore_eos: true, ..Request::new(RequestId(1), vec![1, 2], 1) };
             // The damage may have made the context too short even for this.
             if engine.submit(request).is_ok() {
                 engine.step(&mut Vec::new());

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use support::gguf::tiny_llama;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Sampling};
+use windlass_engine::request::{EngineOptions, Event, FinishReason, Request, RequestId, Sampling};
 
 const REQUESTS: u64 = 10_000;
 /// Bytes that the second half of them may add to the process: allocators round, and tables grow by doubling.
@@ -32,11 +32,8 @@ fn engine() -> Engine {
         context_length: Some(64),
         max_sequences: 4,
         max_batch_tokens: 24,
-        memory_limit: None,
         block_tokens: 8,
-        kv_type: KvType::F16,
-        speculate: 0,
-        pacing: None,
+        ..EngineOptions::default()
     };
     Engine::load(file.path(), &options).expect("a good file")
 }
@@ -50,14 +47,10 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         ..Sampling::default()
     };
     Request {
-        id: RequestId(id),
-        prompt,
-        max_tokens,
         sampling,
         ignore_eos: true,
         cache_salt: id % 3,
-        priority: 0,
-        constraint: None,
+        ..Request::new(RequestId(id), prompt, max_tokens)
     }
 }
 

@@ -1,5 +1,9 @@
 //! The corpus of the fuzz targets (fuzz/corpus), replayed: whatever once broke something, or broke others (see
 //! docs/develop/advisories.md), is run by every `cargo test`. The model files in it are made here.
+#[path = "support/hostile_folders.rs"]
+mod hostile_folders;
+#[path = "support/hostile_weights.rs"]
+mod hostile_weights;
 mod support;
 mod targets;
 
@@ -33,6 +37,25 @@ fn no_model_file_of_the_corpus_breaks_the_reader_or_the_engine() {
 }
 
 #[test]
+fn no_folder_of_the_corpus_breaks_the_embedder() {
+    replay("encoder", targets::encoder::run, 80);
+}
+
+#[test]
+fn the_tiny_encoder_loads_so_that_the_corpus_reaches_the_arithmetic() {
+    let loads = |name| targets::encoder::loads(&fs::read(folder("encoder").join(name)).expect("a file"));
+    let good = [
+        "weights",
+        "tensors-in-a-model",
+        "tensors-bf16",
+        "pooling-first",
+        "text-of-one-word",
+    ];
+    assert_eq!(good.map(loads), [true; 5]);
+    assert!(!loads("weights-cut"));
+}
+
+#[test]
 fn every_text_of_the_corpus_comes_back_from_every_tokenizer() {
     replay("tokenizer", targets::tokenizer::run, 10);
 }
@@ -45,11 +68,18 @@ fn every_template_of_the_corpus_ends() {
 #[test]
 fn the_model_files_of_the_corpus_are_those_made_here() {
     let mut stale = Vec::new();
-    for (name, bytes) in model_files() {
-        let path = folder("gguf").join(name);
-        if fs::read(&path).ok().as_ref() != Some(&bytes) {
-            fs::write(&path, bytes).expect("written");
-            stale.push(name);
+    for (target, files) in [
+        ("gguf", model_files()),
+        ("encoder", hostile_weights::files()),
+        ("encoder", hostile_folders::folders()),
+    ] {
+        for (name, bytes) in files {
+            let path = folder(target).join(name);
+            // A file that is not there is as stale as one that is another.
+            if fs::read(&path).ok().as_ref() != Some(&bytes) {
+                fs::write(&path, bytes).expect("written");
+                stale.push(format!("{target}/{name}"));
+            }
         }
     }
     assert!(

@@ -1,24 +1,16 @@
 //! The embedder on a real model: against sentence-transformers (goldens/make-embeddings.py), against itself in other
 //! company, and against folders that are not what they should be.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test may stop at the first surprise, and has to find the models"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#[path = "support/cache.rs"]
+mod cache;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use windlass_engine::embed::{EmbedError, Embedder, EmbedderOptions, Precision};
 
 fn model() -> PathBuf {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let folder = std::env::var("WINDLASS_MODELS").unwrap_or_else(|_| {
-        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or(format!("{home}/.cache"));
-        format!("{cache}/windlass/models")
-    });
-    let path = PathBuf::from(folder).join("all-MiniLM-L6-v2");
-    assert!(path.exists(), "{} is missing: run `make models`", path.display());
-    path
+    cache::model("all-MiniLM-L6-v2")
 }
 
 fn options(precision: Precision, threads: usize) -> EmbedderOptions {

@@ -1,11 +1,9 @@
 //! Answers of a real model that must obey a grammar.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test may stop at the first surprise, and has to find the models"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#[path = "support/cache.rs"]
+mod cache;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use windlass_engine::grammar::{Constraint, Grammar, Grammars};
@@ -15,14 +13,7 @@ use windlass_engine::{Engine, LoadError};
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 fn load(options: &EngineOptions) -> Result<Engine, LoadError> {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let folder = std::env::var("WINDLASS_MODELS").unwrap_or_else(|_| {
-        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or(format!("{home}/.cache"));
-        format!("{cache}/windlass/models")
-    });
-    let path = PathBuf::from(folder).join(SMOLLM2);
-    assert!(path.exists(), "{} is missing: run `make models`", path.display());
-    Engine::load(&path, options)
+    Engine::load(&cache::model(SMOLLM2), options)
 }
 
 fn options() -> EngineOptions {
@@ -31,30 +22,22 @@ fn options() -> EngineOptions {
         context_length: Some(512),
         max_sequences: 8,
         max_batch_tokens: 256,
-        pacing: None,
-        memory_limit: None,
-        block_tokens: 16,
-        kv_type: windlass_engine::request::KvType::F16,
-        speculate: 0,
+        ..EngineOptions::default()
     }
 }
 
 fn request(engine: &Engine, id: u64, temperature: f32) -> Request {
+    let prompt = engine
+        .tokenizer()
+        .encode_prompt("Ada Lovelace, 36, as JSON or as a number:\n");
     Request {
-        id: RequestId(id),
-        prompt: engine
-            .tokenizer()
-            .encode_prompt("Ada Lovelace, 36, as JSON or as a number:\n"),
-        max_tokens: 400,
         sampling: Sampling {
             temperature,
             seed: id,
             ..Sampling::default()
         },
-        ignore_eos: false,
         cache_salt: id,
-        priority: 0,
-        constraint: None,
+        ..Request::new(RequestId(id), prompt, 400)
     }
 }
 

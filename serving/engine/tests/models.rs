@@ -1,15 +1,15 @@
 //! The engine on real models: against llama.cpp's answers (goldens/make.py), and against itself under
 //! every way of cutting the work into steps.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test may stop at the first surprise, and has to find the models"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#[path = "support/cache.rs"]
+mod cache;
+
 use std::path::PathBuf;
 
+use cache::model;
 use serde_json::Value;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Sampling, Usage};
+use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Usage};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const QWEN: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
@@ -19,28 +19,12 @@ const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
 /// about as much (logits span some 30 units).
 const EPSILON: f64 = 0.8;
 
-fn model(file: &str) -> PathBuf {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let folder = std::env::var("WINDLASS_MODELS").unwrap_or_else(|_| {
-        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or(format!("{home}/.cache"));
-        format!("{cache}/windlass/models")
-    });
-    let path = PathBuf::from(folder).join(file);
-    assert!(path.exists(), "{} is missing: run `make models`", path.display());
-    path
-}
-
 fn options() -> EngineOptions {
     EngineOptions {
         threads: 2,
         context_length: Some(2048),
         max_sequences: 8,
-        max_batch_tokens: 512,
-        pacing: None,
-        memory_limit: None,
-        block_tokens: 16,
-        kv_type: KvType::F16,
-        speculate: 0,
+        ..EngineOptions::default()
     }
 }
 
@@ -50,14 +34,9 @@ fn load(file: &str, options: &EngineOptions) -> Engine {
 
 fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
     Request {
-        id: RequestId(id),
-        prompt,
-        max_tokens,
-        sampling: Sampling::default(),
         ignore_eos: true,
         cache_salt: id,
-        priority: 0,
-        constraint: None,
+        ..Request::new(RequestId(id), prompt, max_tokens)
     }
 }
 

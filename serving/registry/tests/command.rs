@@ -26,6 +26,13 @@ fn registry(arguments: &[&str]) -> Command {
     command
 }
 
+/// Fetches the origin's model to `dest`.
+fn fetch(origin: &Origin, dest: &Path) -> Command {
+    let mut command = registry(&["fetch", "--source", "hf://org/repo/model.gguf"]);
+    command.args(["--hub-url", &origin.url()]).arg("--dest").arg(dest);
+    command
+}
+
 fn report(path: &Path) -> FetchReport {
     let text = fs::read(path).unwrap();
     assert!(text.len() <= 4096);
@@ -37,21 +44,7 @@ fn a_verified_fetch_exits_with_zero_and_reports_the_facts() {
     let origin = Origin::start(|_, _| Reply::whole(&model(), &[]));
     let folder = tempfile::tempdir().unwrap();
     let (dest, log) = (folder.path().join("model.gguf"), folder.path().join("log"));
-    let output = registry(&[
-        "fetch",
-        "--source",
-        "hf://org/repo/model.gguf",
-        "--hub-url",
-        &origin.url(),
-    ])
-    .args([
-        "--dest".as_ref(),
-        dest.as_os_str(),
-        "--report".as_ref(),
-        log.as_os_str(),
-    ])
-    .output()
-    .unwrap();
+    let output = fetch(&origin, &dest).arg("--report").arg(&log).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stdout.is_empty());
     let report = report(&log);
@@ -68,23 +61,13 @@ fn a_failed_fetch_exits_with_one_and_reports_why_without_the_token() {
     let origin = Origin::start(|_, _| Reply::status("403 Forbidden"));
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let output = registry(&[
-        "fetch",
-        "--source",
-        "hf://org/repo/model.gguf",
-        "--hub-url",
-        &origin.url(),
-    ])
-    .args([
-        "--dest".as_ref(),
-        folder.path().join("m").as_os_str(),
-        "--report".as_ref(),
-        log.as_os_str(),
-    ])
-    .env("WINDLASS_SOURCE_TOKEN", "hf_very-secret")
-    .env("WINDLASS_LOG", "trace")
-    .output()
-    .unwrap();
+    let output = fetch(&origin, &folder.path().join("m"))
+        .arg("--report")
+        .arg(&log)
+        .env("WINDLASS_SOURCE_TOKEN", "hf_very-secret")
+        .env("WINDLASS_LOG", "trace")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let error = report(&log).error.unwrap();
     assert_eq!(error.reason, FetchFailure::CredentialsRejected);
@@ -168,17 +151,10 @@ struct Stalled {
 
 fn stalled(folder: &Path) -> Stalled {
     let origin = Origin::start(|_, _| Reply::whole(&model(), &[("ETag", "\"one\"")]).stalled(1000));
-    let mut child = registry(&[
-        "fetch",
-        "--source",
-        "hf://org/repo/model.gguf",
-        "--hub-url",
-        &origin.url(),
-    ])
-    .args(["--progress-listen", "127.0.0.1:0", "--dest"])
-    .arg(folder.join("model.gguf"))
-    .spawn()
-    .unwrap();
+    let mut child = fetch(&origin, &folder.join("model.gguf"))
+        .args(["--progress-listen", "127.0.0.1:0"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = lines
         .find(|line| line.as_ref().unwrap().contains("progress at http://"))

@@ -1,18 +1,19 @@
 //! One sequence as its caller sees it: the engine's tokens become text pieces and an end. Streamed
 //! and whole answers read the same pieces, so they cannot differ. Dropping an answer cancels it.
-use crate::calls::CallFinder;
 use crate::engine_thread::{Ticket, Update};
 use crate::error::ApiError;
 use crate::input::Prompt;
 use crate::logprobs::Scored;
 use crate::metrics::{Ending, Metrics};
+use crate::record::Record;
 use crate::settings::Settings;
 use crate::text::TextAssembler;
+use crate::tool_calls::Calls;
 use crate::tools::{CLOSE, OPEN};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-use windlass_api::openai::{FinishReason, FunctionCallDelta, ToolCallDelta};
+use windlass_api::openai::{FinishReason, ToolCallDelta};
 use windlass_engine::request::{AdmitError, FinishReason as EngineReason, Logprobs, Usage};
 use windlass_engine::tokenizer::Tokenizer;
 
@@ -38,20 +39,13 @@ pub struct End {
     pub usage: Usage,
 }
 
-/// Finds the calls of an answer and names them.
-#[derive(Debug)]
-pub struct Calls {
-    finder: CallFinder,
-    /// Begins the names.
-    id: u64,
-}
-
 /// An answer under way.
 #[derive(Debug)]
 pub struct Answer {
+    /// First: whoever sees that the engine forgot a sequence finds it counted.
+    record: Record,
     ticket: Ticket,
     tokenizer: Arc<Tokenizer>,
-    metrics: Arc<Metrics>,
     text: TextAssembler,
     /// Characters that were given out.
     sent: usize,
@@ -64,11 +58,6 @@ pub struct Answer {
     calls: Option<Calls>,
     /// Texts count as stop texts after so many tokens.
     min_tokens: usize,
-    arrived: Instant,
-    last_token: Option<Instant>,
-    /// Counted here as well: a stop text ends an answer before the engine reports its usage.
-    usage: Usage,
-    ended: bool,
 }
 
 impl Answer {
@@ -82,26 +71,17 @@ impl Answer {
         prompt: &Prompt,
         arrived: Instant,
     ) -> Self {
-        let text = TextAssembler::new(settings.stops.clone(), settings.includes_stop);
-        let usage = Usage {
-            prompt_tokens: prompt.tokens.len(),
-            ..Usage::default()
-        };
         Self {
+            record: Record::new(metrics, prompt.tokens.len(), arrived),
             ticket,
             tokenizer,
-            metrics,
-            text,
+            text: TextAssembler::new(settings.stops.clone(), settings.includes_stop),
             sent: 0,
             scored: VecDeque::new(),
             echo: settings.echo.then(|| prompt.text.clone()),
             shows_special: settings.shows_special,
             calls,
             min_tokens: settings.sampling.min_tokens,
-            arrived,
-            last_token: None,
-            usage,
-            ended: false,
         }
     }
 
@@ -117,7 +97,7 @@ impl Answer {
 
     /// The next piece, one for each token; `None` after the end.
     pub async fn next(&mut self) -> Result<Option<Piece>, ApiError> {
-        if self.ended {
+        if self.record.has_ended() {
             return Ok(None);
         }
         if let Some(text) = self.echo.take() {
@@ -130,14 +110,13 @@ impl Answer {
         }
         let mut update = self.ticket.next().await;
         if let Some(Update::Started { cached_tokens, at }) = update {
-            self.usage.cached_tokens = cached_tokens;
-            self.metrics.started(at.saturating_duration_since(self.arrived));
+            self.record.started(cached_tokens, at);
             update = self.ticket.next().await;
         }
         match update {
             Some(Update::Token { token, logprobs, at }) => Ok(Some(self.token(token, logprobs.as_deref(), at))),
             Some(Update::Finished { reason, usage, at }) => {
-                self.usage = usage;
+                self.record.set_usage(usage);
                 let text = std::mem::take(&mut self.text);
                 let (text, stopped) = text.finish();
                 let reason = match reason {
@@ -157,11 +136,7 @@ impl Answer {
     }
 
     fn token(&mut self, token: u32, logprobs: Option<&Logprobs>, at: Instant) -> Piece {
-        match self.last_token.replace(at) {
-            None => self.metrics.first_token(at.saturating_duration_since(self.arrived)),
-            Some(last) => self.metrics.next_token(at.saturating_duration_since(last)),
-        }
-        self.usage.completion_tokens += 1;
+        self.record.token(at);
         if let Some(logprobs) = logprobs {
             let offset = self.text.characters();
             self.scored
@@ -175,7 +150,7 @@ impl Answer {
         } else {
             self.tokenizer.piece(token)
         };
-        let text = if self.usage.completion_tokens <= self.min_tokens {
+        let text = if self.record.usage().completion_tokens <= self.min_tokens {
             self.text.push_unstoppable(bytes)
         } else {
             self.text.push(bytes)
@@ -198,7 +173,7 @@ impl Answer {
     fn piece(&mut self, text: String, tokens: Vec<Scored>) -> Piece {
         let (text, calls) = match &mut self.calls {
             None => (text, Vec::new()),
-            Some(calls) => calls.find(&text),
+            Some(calls) => calls.push(&text),
         };
         Piece {
             text,
@@ -216,7 +191,7 @@ impl Answer {
         }
         let mut piece = self.piece(text, tokens);
         if let Some(calls) = self.calls.take() {
-            let (rest, complete) = calls.finder.finish();
+            let (rest, complete) = calls.finish();
             piece.text += &rest;
             if complete && reason == FinishReason::Stop {
                 reason = FinishReason::ToolCalls;
@@ -226,65 +201,17 @@ impl Answer {
             FinishReason::Stop | FinishReason::ToolCalls => Ending::Stop,
             FinishReason::Length => Ending::Length,
         };
-        self.record(ending, at);
+        self.record.end(ending, at);
         piece.end = Some(End {
             reason,
-            usage: self.usage,
+            usage: self.record.usage(),
         });
         piece
     }
 
     fn fail(&mut self, error: ApiError) -> ApiError {
-        self.record(Ending::Error, Instant::now());
+        self.record.end(Ending::Error, Instant::now());
         error
-    }
-
-    fn record(&mut self, ending: Ending, at: Instant) {
-        self.ended = true;
-        let took = at.saturating_duration_since(self.arrived);
-        self.metrics
-            .ended(ending, took, self.usage.prompt_tokens, self.usage.completion_tokens);
-        tracing::debug!(
-            ?ending,
-            prompt_tokens = self.usage.prompt_tokens,
-            cached_tokens = self.usage.cached_tokens,
-            completion_tokens = self.usage.completion_tokens,
-            seconds = took.as_secs_f64(),
-            "a sequence ended"
-        );
-    }
-}
-
-impl Calls {
-    /// `id` is a number that no other answer has.
-    pub fn new(id: u64) -> Self {
-        let finder = CallFinder::default();
-        Self { finder, id }
-    }
-
-    fn find(&mut self, text: &str) -> (String, Vec<ToolCallDelta>) {
-        let found = self.finder.push(text);
-        let deltas = found.calls.into_iter().map(|part| {
-            let first = part.name.is_some();
-            ToolCallDelta {
-                index: part.index,
-                id: first.then(|| format!("call_{:016x}{:02x}", self.id, part.index)),
-                kind: first.then(|| "function".to_owned()),
-                function: FunctionCallDelta {
-                    name: part.name,
-                    arguments: part.arguments,
-                },
-            }
-        });
-        (found.text, deltas.collect())
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.record(Ending::Abort, Instant::now());
-        }
     }
 }
 

@@ -146,9 +146,15 @@ fn served_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// The whole number at the beginning, if there is one that fits, and the rest.
+fn number_and_unit(text: &str) -> (Option<u64>, &str) {
     let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
+    (number.parse().ok(), unit)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = number_and_unit(text);
     let millis_per_unit: u64 = match unit {
         "ms" => 1,
         "s" | "" => 1000,
@@ -156,9 +162,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 60 * 60 * 1000,
         _ => return Err("a time is a whole number and ms, s, m or h, for example 75s".to_owned()),
     };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "a time begins with a whole number, for example 75s".to_owned())?;
+    let number = number.ok_or("a time begins with a whole number, for example 75s")?;
     // A year: far beyond any use, and far below what clocks can add.
     let limit = 365 * 24 * 60 * 60 * 1000;
     match number.checked_mul(millis_per_unit) {
@@ -168,8 +172,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
+    let (number, unit) = number_and_unit(text);
     let factor: u64 = match unit {
         "" => 1,
         "Ki" => 1 << 10,
@@ -182,9 +185,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         "T" => 1_000_000_000_000,
         _ => return Err("a size is a whole number and Ki, Mi, Gi, Ti, k, M, G or T, for example 6Gi".to_owned()),
     };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "a size begins with a whole number, for example 6Gi".to_owned())?;
+    let number = number.ok_or("a size begins with a whole number, for example 6Gi")?;
     match number.checked_mul(factor) {
         Some(bytes) if bytes > 0 => Ok(bytes),
         _ => Err("the size is 0 or too large".to_owned()),

@@ -3,6 +3,7 @@ use crate::app::{App, EmbeddingModel};
 use crate::error::ApiError;
 use crate::generate::check_model;
 use crate::metrics::Ending;
+use crate::record::Record;
 use axum::Json;
 use axum::extract::{Request, State};
 use base64::Engine as _;
@@ -44,17 +45,14 @@ pub async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Result
     let inputs = encode(model, inputs, limit).await?;
     let prompt_tokens = inputs.iter().map(Vec::len).sum();
     let answer = model.thread.submit(inputs).ok_or(ApiError::QueueFull)?;
-    let recorded = Recorded {
-        app: &app,
-        arrived,
-        prompt_tokens,
-        ending: Ending::Abort,
-    };
-    let vectors = answer.await.map_err(|_| ApiError::Internal {
+    let mut record = Record::new(app.metrics.clone(), prompt_tokens, arrived);
+    let answer = answer.await.map_err(|_| ApiError::Internal {
         detail: "the embedder ended without an answer".to_owned(),
     });
-    let vectors = recorded.end(vectors.and_then(|answer| answer.map_err(|(index, error)| refusal(index, &error))))?;
-    let data = vectors.into_iter().enumerate().map(|(index, vector)| Embedding {
+    let vectors = answer.and_then(|answer| answer.map_err(|(index, error)| refusal(index, &error)));
+    let ending = if vectors.is_ok() { Ending::Stop } else { Ending::Error };
+    record.end(ending, Instant::now());
+    let data = vectors?.into_iter().enumerate().map(|(index, vector)| Embedding {
         object: "embedding".to_owned(),
         index,
         embedding: written(cut(vector, length), format),
@@ -68,29 +66,6 @@ pub async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Result
             total_tokens: prompt_tokens,
         },
     }))
-}
-
-/// Counts a request when it ends, however it does: also when the caller goes away and the future is dropped.
-struct Recorded<'a> {
-    app: &'a App,
-    arrived: Instant,
-    prompt_tokens: usize,
-    ending: Ending,
-}
-
-impl Recorded<'_> {
-    fn end<T>(mut self, result: Result<T, ApiError>) -> Result<T, ApiError> {
-        self.ending = if result.is_ok() { Ending::Stop } else { Ending::Error };
-        result
-    }
-}
-
-impl Drop for Recorded<'_> {
-    fn drop(&mut self) {
-        self.app
-            .metrics
-            .ended(self.ending, self.arrived.elapsed(), self.prompt_tokens, 0);
-    }
 }
 
 fn format(asked: Option<&str>) -> Result<Format, ApiError> {

@@ -3,6 +3,7 @@
 //! channel holds at most `max_tokens` updates, so a slow reader neither blocks a step nor grows
 //! without bound; the number of sequences is bounded by permits. Dropping a `Ticket` cancels its
 //! sequence; dropping the last handle ends the thread.
+use crate::model_thread::{self, ModelThread};
 use crate::progress::Progress;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use windlass_engine::request::{AdmitError, Event, FinishReason, Logprobs, Request, RequestId, Stats, Usage};
 
 /// What the thread needs of an engine; the seam where tests put one that is slow on purpose.
@@ -100,35 +101,19 @@ pub struct Ticket {
     ended: bool,
 }
 
-/// The started thread, as its owner sees it.
-#[derive(Debug)]
-pub struct EngineThread<T, E> {
-    /// The result of loading, once; an error of receiving when the thread panicked before.
-    pub loaded: oneshot::Receiver<Result<(EngineHandle, T), E>>,
-    /// Resolves, always to an error of receiving, when the thread has ended for whatever reason.
-    pub ended: oneshot::Receiver<()>,
-}
-
 /// Starts the thread. `load` runs on it and gives the backend and whatever the tasks need.
 /// `capacity` is the number of sequences that may run and wait together.
 pub fn start<B, T, E>(
     capacity: usize,
     load: impl FnOnce() -> Result<(B, T), E> + Send + 'static,
-) -> std::io::Result<EngineThread<T, E>>
+) -> std::io::Result<ModelThread<(EngineHandle, T), E>>
 where
     B: Backend,
     T: Send + 'static,
     E: Send + 'static,
 {
-    let (report, loaded) = oneshot::channel();
-    let (alive, ended) = oneshot::channel::<()>();
-    let body = move || {
-        let _alive = alive; // dropped at the end of the thread, also by a panic
-        let (backend, extra) = match load() {
-            Ok(loaded) => loaded,
-            // When nobody waits for the result any more, the process is about to end.
-            Err(error) => return drop(report.send(Err(error))),
-        };
+    model_thread::start("engine", move || {
+        let (backend, extra) = load()?;
         let (commands, received) = channel();
         let stats = Stats {
             running: 0,
@@ -144,17 +129,14 @@ where
             shared: shared.clone(),
             next_id: Arc::new(AtomicU64::new(1)),
         };
-        drop(report.send(Ok((handle, extra))));
-        EngineLoop {
+        let engine = EngineLoop {
             backend,
             commands: received,
             shared,
             live: HashMap::new(),
-        }
-        .run();
-    };
-    std::thread::Builder::new().name("engine".to_owned()).spawn(body)?;
-    Ok(EngineThread { loaded, ended })
+        };
+        Ok(((handle, extra), move || engine.run()))
+    })
 }
 
 impl EngineHandle {

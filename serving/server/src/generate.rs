@@ -1,14 +1,15 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: check, take a place in the queue,
 //! tokenise, submit, and answer whole or as a stream.
 use crate::accept::accept;
-use crate::answer::{Answer, Calls};
+use crate::answer::Answer;
 use crate::app::{App, Model, unix_seconds};
 use crate::error::{ApiError, shortened};
 use crate::input::{Input, Prompt, blocking};
-use crate::reply::{Choice, Endpoint, Reply, add_calls};
+use crate::reply::{Choice, Endpoint, Reply};
 use crate::settings::{Bounds, Settings};
 use crate::stream;
 use crate::structured::Form;
+use crate::tool_calls::{Calls, add_calls};
 use crate::tools::Tools;
 use axum::Json;
 use axum::extract::{Request, State};

@@ -20,7 +20,9 @@ mod log;
 mod logprobs;
 mod machine;
 mod metrics;
+mod model_thread;
 mod progress;
+mod record;
 mod reply;
 mod sampling;
 mod settings;
@@ -28,6 +30,7 @@ mod stream;
 mod structured;
 mod text;
 mod tokenize;
+mod tool_calls;
 mod tools;
 mod unsupported;
 

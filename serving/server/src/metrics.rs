@@ -94,36 +94,36 @@ impl Metrics {
             "Answers over HTTP, by route and status",
             metrics.responses.clone(),
         );
-        labelled.register(
-            base(names::QUEUE_TIME),
-            "From arrival to the first step",
-            metrics.queue_time.clone(),
-        );
-        labelled.register(
-            base(names::TIME_TO_FIRST_TOKEN),
-            "From arrival to the first token",
-            metrics.first_token.clone(),
-        );
-        labelled.register(
-            base(names::INTER_TOKEN_LATENCY),
-            "Between two tokens of a sequence",
-            metrics.between_tokens.clone(),
-        );
-        labelled.register(
-            base(names::E2E_LATENCY),
-            "From arrival to the last token",
-            metrics.whole_request.clone(),
-        );
-        labelled.register(
-            base(names::REQUEST_PROMPT_TOKENS),
-            "Length of the prompts",
-            metrics.prompt_tokens.clone(),
-        );
-        labelled.register(
-            base(names::REQUEST_GENERATION_TOKENS),
-            "Length of the answers",
-            metrics.generation_tokens.clone(),
-        );
+        for (name, help, histogram) in [
+            (names::QUEUE_TIME, "From arrival to the first step", &metrics.queue_time),
+            (
+                names::TIME_TO_FIRST_TOKEN,
+                "From arrival to the first token",
+                &metrics.first_token,
+            ),
+            (
+                names::INTER_TOKEN_LATENCY,
+                "Between two tokens of a sequence",
+                &metrics.between_tokens,
+            ),
+            (
+                names::E2E_LATENCY,
+                "From arrival to the last token",
+                &metrics.whole_request,
+            ),
+            (
+                names::REQUEST_PROMPT_TOKENS,
+                "Length of the prompts",
+                &metrics.prompt_tokens,
+            ),
+            (
+                names::REQUEST_GENERATION_TOKENS,
+                "Length of the answers",
+                &metrics.generation_tokens,
+            ),
+        ] {
+            labelled.register(base(name), help, histogram.clone());
+        }
         Self {
             registry: Mutex::new(registry),
             ..metrics
@@ -210,16 +210,12 @@ impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let stats = (self.0)();
         let mut write = |name: &str, help: &str, metric: &dyn EncodeMetricDyn| metric.write(&mut encoder, name, help);
-        write(
-            names::REQUESTS_RUNNING,
-            "Sequences in the last step",
-            &ConstGauge::new(gauge(stats.running)),
-        )?;
-        write(
-            names::REQUESTS_WAITING,
-            "Sequences that wait",
-            &ConstGauge::new(gauge(stats.waiting)),
-        )?;
+        for (name, help, value) in [
+            (names::REQUESTS_RUNNING, "Sequences in the last step", stats.running),
+            (names::REQUESTS_WAITING, "Sequences that wait", stats.waiting),
+        ] {
+            write(name, help, &ConstGauge::new(gauge(value)))?;
+        }
         write(
             names::KV_CACHE_USAGE,
             "Share of KV blocks in use, 0 to 1",

@@ -4,8 +4,7 @@ use crate::logprobs::{self, Scored};
 use serde::Serialize;
 use windlass_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatResponseMessage,
-    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, FunctionCall, ToolCall, ToolCallDelta,
-    Usage,
+    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, ToolCall, ToolCallDelta, Usage,
 };
 
 /// Which endpoint answers.
@@ -59,25 +58,6 @@ pub struct Reply {
     pub logprobs: bool,
     /// Choices of each prompt; its tokens are counted once.
     pub choices: usize,
-}
-
-/// Puts calls together from what a stream sends of them.
-pub fn add_calls(calls: &mut Vec<ToolCall>, deltas: Vec<ToolCallDelta>) {
-    for delta in deltas {
-        if let Some(name) = delta.function.name {
-            calls.push(ToolCall {
-                id: delta.id.unwrap_or_default(),
-                kind: delta.kind.unwrap_or_default(),
-                function: FunctionCall {
-                    name,
-                    arguments: String::new(),
-                },
-            });
-        }
-        if let Some(call) = calls.last_mut() {
-            call.function.arguments += &delta.function.arguments;
-        }
-    }
 }
 
 impl Reply {
@@ -223,10 +203,9 @@ impl Reply {
     }
 
     fn chat_chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk {
-        let object = "chat.completion.chunk".to_owned();
         ChatChunk {
             id: self.id.clone(),
-            object,
+            object: "chat.completion.chunk".to_owned(),
             created: self.created,
             model: self.model.clone(),
             choices,
@@ -235,10 +214,9 @@ impl Reply {
     }
 
     fn completion(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> CompletionResponse {
-        let object = "text_completion".to_owned();
         CompletionResponse {
             id: self.id.clone(),
-            object,
+            object: "text_completion".to_owned(),
             created: self.created,
             model: self.model.clone(),
             choices,
@@ -252,174 +230,4 @@ fn numbered<A, B>(items: Vec<A>, build: impl Fn(u32, A) -> B) -> Vec<B> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-    use windlass_engine::request::Usage as EngineUsage;
-
-    fn reply(endpoint: Endpoint, include_usage: bool) -> Reply {
-        Reply {
-            endpoint,
-            id: "x-1".into(),
-            created: 5,
-            model: "m".into(),
-            include_usage,
-            logprobs: false,
-            choices: 1,
-        }
-    }
-
-    fn choice(text: &str) -> Choice {
-        Choice {
-            text: text.into(),
-            tokens: Vec::new(),
-            calls: Vec::new(),
-            end: end(),
-        }
-    }
-
-    fn end() -> End {
-        let usage = EngineUsage {
-            prompt_tokens: 10,
-            cached_tokens: 8,
-            completion_tokens: 3,
-        };
-        End {
-            reason: FinishReason::Length,
-            usage,
-        }
-    }
-
-    fn value(body: impl Serialize) -> Value {
-        serde_json::to_value(body).unwrap()
-    }
-
-    #[test]
-    fn a_whole_chat_reply_has_openais_shape() {
-        let body = value(reply(Endpoint::Chat, false).whole(vec![choice("hi")]));
-        let expected = json!({
-            "id": "x-1", "object": "chat.completion", "created": 5, "model": "m",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "length"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13,
-                      "prompt_tokens_details": {"cached_tokens": 8}},
-        });
-        assert_eq!(body, expected);
-    }
-
-    #[test]
-    fn calls_come_whole_or_in_pieces_and_say_the_same() {
-        let delta = |index, name: Option<&str>, arguments: &str| ToolCallDelta {
-            index,
-            id: name.map(|name| format!("id-{name}")),
-            kind: name.map(|_| "function".to_owned()),
-            function: windlass_api::openai::FunctionCallDelta {
-                name: name.map(str::to_owned),
-                arguments: arguments.to_owned(),
-            },
-        };
-        let pieces = [
-            vec![delta(0, Some("f"), "")],
-            vec![delta(0, None, "{}"), delta(1, Some("g"), "{")],
-            vec![delta(1, None, "}")],
-        ];
-        let reply = reply(Endpoint::Chat, false);
-        let event = value(reply.calls(0, pieces[1].clone()));
-        let expected = json!({"tool_calls": [
-            {"index": 0, "function": {"arguments": "{}"}},
-            {"index": 1, "id": "id-g", "type": "function", "function": {"name": "g", "arguments": "{"}},
-        ]});
-        assert_eq!(event["choices"][0]["delta"], expected);
-        let mut whole = choice("");
-        for deltas in pieces {
-            add_calls(&mut whole.calls, deltas);
-        }
-        let body = value(reply.whole(vec![whole]));
-        let expected = json!({"role": "assistant", "content": null, "tool_calls": [
-            {"id": "id-f", "type": "function", "function": {"name": "f", "arguments": "{}"}},
-            {"id": "id-g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
-        ]});
-        assert_eq!(body["choices"][0]["message"], expected);
-    }
-
-    #[test]
-    fn several_prompts_give_numbered_choices_and_one_sum() {
-        let whole = reply(Endpoint::Completions, false).whole(vec![choice("a"), choice("b")]);
-        let body = value(whole);
-        assert_eq!(
-            body["choices"][1],
-            json!({"index": 1, "text": "b", "finish_reason": "length"})
-        );
-        assert_eq!(body["usage"]["total_tokens"], 26);
-        assert_eq!(body["usage"]["prompt_tokens_details"]["cached_tokens"], 16);
-    }
-
-    #[test]
-    fn a_prompt_with_several_choices_is_counted_once() {
-        let reply = Reply {
-            choices: 2,
-            include_usage: true,
-            ..reply(Endpoint::Completions, false)
-        };
-        let whole = value(reply.whole(["a", "b", "c", "d"].map(choice).to_vec()));
-        let expected = json!({"prompt_tokens": 20, "completion_tokens": 12, "total_tokens": 32,
-                              "prompt_tokens_details": {"cached_tokens": 16}});
-        assert_eq!(whole["usage"], expected);
-        let ends = [3, 1, 0, 2].map(|index| (index, end()));
-        assert_eq!(value(reply.usage(&ends))["usage"], expected);
-    }
-
-    #[test]
-    fn logprobs_are_there_when_asked_for_also_without_a_token() {
-        for endpoint in [Endpoint::Chat, Endpoint::Completions] {
-            let reply = Reply {
-                logprobs: true,
-                ..reply(endpoint, false)
-            };
-            let whole = value(reply.whole(vec![choice("")]));
-            assert!(whole["choices"][0]["logprobs"].is_object(), "{whole}");
-            let event = value(reply.text(0, String::new(), Vec::new()));
-            assert!(event["choices"][0]["logprobs"].is_object(), "{event}");
-            assert_eq!(
-                value(reply.closing(0, FinishReason::Stop))["choices"][0].get("logprobs"),
-                None
-            );
-        }
-    }
-
-    #[test]
-    fn a_chat_stream_begins_with_the_role_and_ends_with_a_reason() {
-        let reply = reply(Endpoint::Chat, false);
-        assert_eq!(
-            value(reply.opening(0))["choices"][0]["delta"],
-            json!({"role": "assistant", "content": ""})
-        );
-        let text = value(reply.text(0, "hi".into(), Vec::new()));
-        assert_eq!(
-            text["choices"][0],
-            json!({"index": 0, "delta": {"content": "hi"}, "finish_reason": null})
-        );
-        assert_eq!(text.get("usage"), None);
-        let closing = value(reply.closing(0, FinishReason::Stop));
-        assert_eq!(
-            closing["choices"][0],
-            json!({"index": 0, "delta": {}, "finish_reason": "stop"})
-        );
-    }
-
-    #[test]
-    fn usage_in_a_stream_is_null_until_its_own_event() {
-        for endpoint in [Endpoint::Chat, Endpoint::Completions] {
-            let with = reply(endpoint, true);
-            assert_eq!(
-                value(with.text(0, "a".into(), Vec::new())).get("usage"),
-                Some(&Value::Null)
-            );
-            let usage = value(with.usage(&[(0, end())]));
-            assert_eq!(
-                (&usage["choices"], &usage["usage"]["completion_tokens"]),
-                (&json!([]), &json!(3))
-            );
-            assert_eq!(reply(endpoint, false).usage(&[(0, end())]), None);
-        }
-    }
-}
+mod tests;

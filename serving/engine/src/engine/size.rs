@@ -139,14 +139,8 @@ mod tests {
     fn options() -> EngineOptions {
         EngineOptions {
             threads: 2,
-            context_length: None,
             max_sequences: 8,
-            max_batch_tokens: 512,
-            pacing: None,
-            memory_limit: None,
-            block_tokens: 16,
-            kv_type: KvType::F16,
-            speculate: 0,
+            ..EngineOptions::default()
         }
     }
 

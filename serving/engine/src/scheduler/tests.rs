@@ -5,7 +5,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::request::Sampling;
 
 fn limits(context: usize, sequences: usize, batch_tokens: usize) -> Limits {
     Limits {
@@ -20,14 +19,8 @@ fn limits(context: usize, sequences: usize, batch_tokens: usize) -> Limits {
 
 fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
     Request {
-        id: RequestId(id),
-        prompt,
-        max_tokens,
-        sampling: Sampling::default(),
         ignore_eos: true,
-        cache_salt: 0,
-        priority: 0,
-        constraint: None,
+        ..Request::new(RequestId(id), prompt, max_tokens)
     }
 }
 

@@ -27,16 +27,22 @@ struct Entry {
 
 impl SpecialTokens {
     /// Collects them from the vocabulary.
-    pub fn new(vocabulary: &Vocabulary) -> Self {
-        let mut entries: Vec<Entry> = vocabulary
+    pub fn of(vocabulary: &Vocabulary) -> Self {
+        let special = vocabulary
             .iter()
-            .filter(|(_, text, kind)| {
-                !text.is_empty() && matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined)
-            })
-            .map(|(token, text, kind)| Entry {
+            .filter(|(_, _, kind)| matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined));
+        Self::new(special.map(|(token, text, kind)| (token, text, kind != TokenKind::UserDefined)))
+    }
+
+    /// From tokens, their texts, and whether they are control tokens. What has no text is found nowhere.
+    pub fn new<'a>(tokens: impl IntoIterator<Item = (u32, &'a str, bool)>) -> Self {
+        let mut entries: Vec<Entry> = tokens
+            .into_iter()
+            .filter(|(_, text, _)| !text.is_empty())
+            .map(|(token, text, control)| Entry {
                 text: text.as_bytes().into(),
                 token,
-                control: kind != TokenKind::UserDefined,
+                control,
             })
             .collect();
         entries.sort_by(|a, b| (&a.text, a.token).cmp(&(&b.text, b.token)));
@@ -121,21 +127,7 @@ mod tests {
     use super::*;
 
     fn specials(tokens: &[(&str, bool)]) -> SpecialTokens {
-        let mut entries: Vec<Entry> = tokens
-            .iter()
-            .enumerate()
-            .map(|(id, &(text, control))| Entry {
-                text: text.as_bytes().into(),
-                token: id as u32,
-                control,
-            })
-            .collect();
-        entries.sort_by(|a, b| a.text.cmp(&b.text));
-        let mut starts = [false; 256];
-        entries
-            .iter()
-            .for_each(|entry| starts[usize::from(entry.text[0])] = true);
-        SpecialTokens { entries, starts }
+        SpecialTokens::new((0..).zip(tokens).map(|(id, &(text, control))| (id, text, control)))
     }
 
     fn split<'a>(specials: &SpecialTokens, text: &'a str, control: bool) -> Vec<Segment<'a>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use windlass_engine::Engine;
 use windlass_engine::load::gguf::Gguf;
-use windlass_engine::request::{EngineOptions, KvType, Request, RequestId};
+use windlass_engine::request::{EngineOptions, Request, RequestId};
 use windlass_engine::tokenizer::Tokenizer;
 
 /// Little more than the engine keeps in reserve: whatever a file says of itself, a run stays small.
@@ -32,15 +32,10 @@ pub fn run(bytes: &[u8]) {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(bytes).expect("written");
     let options = EngineOptions {
-        threads: 1,
-        context_length: None,
-        max_sequences: 1,
         max_batch_tokens: 16,
         memory_limit: Some(MEMORY),
         block_tokens: 8,
-        kv_type: KvType::F16,
-        speculate: 0,
-        pacing: None,
+        ..EngineOptions::default()
     };
     let Ok(mut engine) = Engine::load(file.path(), &options) else {
         return;

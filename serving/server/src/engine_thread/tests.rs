@@ -1,7 +1,7 @@
 //! The thread and its handle, over an engine that does what a test needs: waits, refuses, breaks.
 use super::*;
 use std::collections::VecDeque;
-use windlass_engine::request::Sampling;
+use tokio::sync::oneshot;
 
 /// Repeats a sequence's last prompt token; each step waits for the test when there is a gate.
 #[derive(Default)]
@@ -82,23 +82,12 @@ async fn engine(capacity: usize, gate: Option<Receiver<()>>) -> (EngineHandle, o
             (),
         ))
     };
-    let EngineThread { loaded, ended } = start(capacity, load).unwrap();
+    let ModelThread { loaded, ended } = start(capacity, load).unwrap();
     (loaded.await.unwrap().unwrap().0, ended)
 }
 
 fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
-    let prompt = prompt.to_vec();
-    let id = engine.next_id();
-    let request = Request {
-        id,
-        prompt,
-        max_tokens,
-        sampling: Sampling::default(),
-        ignore_eos: false,
-        cache_salt: 0,
-        priority: 0,
-        constraint: None,
-    };
+    let request = Request::new(engine.next_id(), prompt.to_vec(), max_tokens);
     engine.submit(request, engine.reserve(1).expect("a free place"))
 }
 
@@ -187,7 +176,7 @@ async fn an_engine_that_panics_closes_every_ticket() {
             Stats::default()
         }
     }
-    let EngineThread { loaded, ended } = start(1, || Ok::<_, String>((Broken, ()))).unwrap();
+    let ModelThread { loaded, ended } = start(1, || Ok::<_, String>((Broken, ()))).unwrap();
     let (engine, ()) = loaded.await.unwrap().unwrap();
     let mut ticket = submit(&engine, &[1], 1);
     assert_eq!(ticket.next().await, None);
@@ -196,7 +185,7 @@ async fn an_engine_that_panics_closes_every_ticket() {
 
 #[tokio::test]
 async fn a_failure_to_load_is_reported() {
-    let EngineThread { loaded, ended } = start(1, || Err::<(Echo, ()), _>("no such file")).unwrap();
+    let ModelThread { loaded, ended } = start(1, || Err::<(Echo, ()), _>("no such file")).unwrap();
     assert_eq!(loaded.await.unwrap().err(), Some("no such file"));
     assert!(ended.await.is_err());
 }

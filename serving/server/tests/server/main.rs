@@ -1,6 +1,8 @@
 //! The real binary with real models (SmolLM2-135M-Instruct if not said otherwise), over real sockets. Each test starts a
 //! server of its own; nothing here knows the server's insides.
 mod answers;
+#[path = "../../../engine/tests/support/cache.rs"]
+mod cache;
 mod choices;
 mod client;
 mod disconnect;

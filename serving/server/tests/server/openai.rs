@@ -1,6 +1,7 @@
 //! OpenAI's own Python client against the server. The client is installed by name, once for each version and each
 //! Python, into the cache beside the models; nothing of the system's Python changes.
-use crate::process::{Server, cache};
+use crate::cache::cache;
+use crate::process::Server;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

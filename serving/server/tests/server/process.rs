@@ -1,4 +1,5 @@
 //! The server's process: started on a free port, waited for, stopped, and never left behind.
+use crate::cache;
 use crate::client::Connection;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -30,7 +31,7 @@ impl Server {
 
     /// The same with another of the models that `make models` brings.
     pub fn start_with(model: &str, flags: &[&str]) -> Self {
-        Self::spawn(&cached(model), flags).ready()
+        Self::spawn(&cache::model(model), flags).ready()
     }
 
     /// Starts it, and waits until it listens.
@@ -166,22 +167,7 @@ pub fn run_to_end(model: &Path, flags: &[&str]) -> (ExitStatus, String) {
 
 /// The model file of most tests.
 pub fn model() -> PathBuf {
-    cached(MODEL)
-}
-
-fn cached(model: &str) -> PathBuf {
-    let folder = std::env::var_os("WINDLASS_MODELS").map_or_else(|| cache().join("models"), PathBuf::from);
-    let file = folder.join(model);
-    assert!(file.exists(), "{} is missing: run `make models`", file.display());
-    file
-}
-
-/// Where things lie that are fetched once.
-pub fn cache() -> PathBuf {
-    let given = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-    let cache = given.map_or_else(|| home().join(".cache"), PathBuf::from);
-    cache.join("windlass")
+    cache::model(MODEL)
 }
 
 /// Waits for a condition that must come.

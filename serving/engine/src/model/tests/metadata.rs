@@ -6,7 +6,7 @@ use super::tiny;
 use crate::engine::{Engine, LoadError};
 use crate::load::gguf::{Gguf, GgufError};
 use crate::model::{Rotation, Shape, family};
-use crate::request::{EngineOptions, KvType};
+use crate::request::EngineOptions;
 
 /// Metadata of a file: bytes as the specification wants them.
 struct Head(Vec<u8>, u64);
@@ -178,18 +178,7 @@ fn a_factor_without_a_type_scales_positions_linearly() {
 fn refused(bytes: &[u8]) -> String {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    let options = EngineOptions {
-        threads: 1,
-        context_length: None,
-        max_sequences: 1,
-        max_batch_tokens: 64,
-        memory_limit: None,
-        block_tokens: 16,
-        kv_type: KvType::F16,
-        speculate: 0,
-        pacing: None,
-    };
-    match Engine::load(file.path(), &options) {
+    match Engine::load(file.path(), &EngineOptions::default()) {
         Err(LoadError::File(error)) => error.to_string(),
         other => panic!("{other:?}"),
     }
