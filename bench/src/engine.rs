@@ -49,6 +49,9 @@ pub struct Rates {
     pub speed_pp: f64,
     /// Written tokens a second, of all sequences together.
     pub speed_tg: f64,
+    /// Share of the time of a step that only reading its weights takes; nothing where only reading prompts is timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_of_memory: Option<f64>,
 }
 
 /// Measures and hands each line to `print` as soon as it is known.
@@ -84,18 +87,25 @@ pub fn run(args: &EngineArgs, mut print: impl FnMut(Rates)) -> Result<()> {
         pl: 1,
         speed_pp: median(prefill?),
         speed_tg: 0.0,
+        share_of_memory: None,
     });
     for &batch in &args.batch {
-        let rates: Result<Vec<(f64, f64)>> = (0..args.repeat)
-            .map(|_| bench.writing(batch, args.prompt, args.tokens))
-            .collect();
-        let (reading, writing) = rates?.into_iter().unzip();
+        let (mut reading, mut writing, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..args.repeat {
+            let memory = bench.reading_weights();
+            let (read, written) = bench.writing(batch, args.prompt, args.tokens)?;
+            reading.push(read);
+            writing.push(written);
+            // In the same memory, right before and after: other pages, or another second, may be twice as fast.
+            shares.push(memory.min(bench.reading_weights()) * written / batch as f64);
+        }
         print(Rates {
             pp: args.prompt,
             tg: args.tokens,
             pl: batch,
             speed_pp: median(reading),
             speed_tg: median(writing),
+            share_of_memory: Some(median(shares)),
         });
     }
     Ok(())
@@ -109,6 +119,16 @@ struct Bench {
 }
 
 impl Bench {
+    /// Seconds that only reading the weights takes, in the best of some tries.
+    fn reading_weights(&self) -> f64 {
+        let times = (0..10).map(|_| {
+            let start = Instant::now();
+            self.engine.read_weights();
+            start.elapsed().as_secs_f64()
+        });
+        times.fold(f64::INFINITY, f64::min)
+    }
+
     /// Prompt tokens a second of one prompt.
     fn reading(&mut self, prompt: u32) -> Result<f64> {
         let start = Instant::now();

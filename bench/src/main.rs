@@ -107,10 +107,16 @@ async fn main() -> Result<()> {
                     pl,
                     speed_pp,
                     speed_tg,
+                    share_of_memory,
                 } = rates;
-                println!(
-                    "{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s, {tg} each written at {speed_tg:7.1} tokens/s"
-                );
+                print!("{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s");
+                if let Some(share) = share_of_memory {
+                    let percent = 100.0 * share;
+                    print!(
+                        ", {tg} each written at {speed_tg:7.1} tokens/s; reading the weights takes {percent:.0} % of a step"
+                    );
+                }
+                println!();
             }
         }),
         Command::Logits(args) => quality::write_logits(&args),

@@ -222,6 +222,7 @@ mod tests {
                 pl,
                 speed_pp,
                 speed_tg,
+                share_of_memory: None,
             },
         };
         let runs = [

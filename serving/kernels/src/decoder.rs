@@ -26,6 +26,7 @@ use crate::kv::KvCache;
 use crate::matrix::Matrix;
 use crate::pool::Pool;
 use crate::rope::Rope;
+use crate::speed::read_all;
 use pass::Pass;
 use std::num::NonZeroUsize;
 
@@ -69,6 +70,23 @@ pub struct Layer {
     pub rope: usize,
     /// How many positions a token attends to, its own and those before; all if there is none.
     pub window: Option<NonZeroUsize>,
+}
+
+impl Layer {
+    /// In the order of their use.
+    fn matrices(&self) -> [&Matrix; 7] {
+        let Layer {
+            q,
+            k,
+            v,
+            o,
+            gate,
+            up,
+            down,
+            ..
+        } = self;
+        [&q.matrix, &k.matrix, &v.matrix, o, gate, up, down]
+    }
 }
 
 /// What the gate goes through before it is multiplied.
@@ -137,6 +155,13 @@ impl Decoder {
         pool.run(stages, |member| pass.run(member));
     }
 
+    /// Reads all weights that a step reads, for nothing, with all threads of the pool, and gives their bytes: the time
+    /// that it takes is what memory alone asks of a step. For benchmarks.
+    pub fn read_weights(&self, pool: &Pool) -> usize {
+        let matrices = self.layers.iter().flat_map(Layer::matrices).chain([self.head()]);
+        read_all(pool, matrices)
+    }
+
     fn head(&self) -> &Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
@@ -160,19 +185,7 @@ impl Decoder {
     }
 
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            let Layer {
-                q,
-                k,
-                v,
-                o,
-                gate,
-                up,
-                down,
-                ..
-            } = layer;
-            [&q.matrix, &k.matrix, &v.matrix, o, gate, up, down]
-        });
+        let layers = self.layers.iter().flat_map(Layer::matrices);
         layers.chain([&self.embedding]).chain(&self.head)
     }
 

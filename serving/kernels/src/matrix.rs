@@ -160,6 +160,11 @@ impl Matrix {
         }
     }
 
+    /// The packed form: quants and scales.
+    pub(crate) fn memory(&self) -> [&[u8]; 2] {
+        [&self.quants, &self.scales]
+    }
+
     /// Groups of rows.
     pub(crate) fn groups(&self) -> usize {
         self.rows.div_ceil(GROUP)

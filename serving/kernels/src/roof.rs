@@ -18,11 +18,13 @@ pub enum Arithmetic {
     U4,
     /// As `U4`, with a `vpbroadcastd` load of the activations for every `vpmaddubsw`, as a matrix product needs.
     U4Load,
+    /// `vpdpbusd` of AVX-512 VNNI on 256 bits, which reads the activations itself: 32 products of bytes an instruction.
+    Vnni,
 }
 
 impl Arithmetic {
     /// All loops.
-    pub const ALL: [Arithmetic; 4] = [Self::F32, Self::S8, Self::U4, Self::U4Load];
+    pub const ALL: [Arithmetic; 5] = [Self::F32, Self::S8, Self::U4, Self::U4Load, Self::Vnni];
 
     /// For tables.
     pub fn name(self) -> &'static str {
@@ -31,22 +33,29 @@ impl Arithmetic {
             Self::S8 => "int8 maddubs + madd + add",
             Self::U4 => "u4 maddubs + add",
             Self::U4Load => "u4 maddubs + add, a broadcast load each",
+            Self::Vnni => "int8 dpbusd with a broadcast load",
         }
     }
 
-    /// Runs the loop and says how many multiply-adds that were; nothing where the processor lacks AVX2.
+    /// Runs the loop and says how many multiply-adds that were; nothing where the processor lacks its instructions.
     pub fn run(self, iterations: u64) -> Option<u64> {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Vnni && !matches!(crate::cpu().0, crate::isa::Kind::Vnni(_)) {
+            return None;
+        }
         #[cfg(target_arch = "x86_64")]
         if let crate::isa::Kind::Avx2(_) | crate::isa::Kind::Vnni(_) = crate::cpu().0
             && iterations > 0
         {
-            // SAFETY: a value of `Avx2` exists only where the processor has AVX2 and FMA; iterations are not 0.
+            // SAFETY: a value of `Avx2` exists only where the processor has AVX2 and FMA, one of `Vnni` only where it
+            // has what that needs; iterations are not 0.
             return Some(unsafe {
                 match self {
                     Self::F32 => avx2::f32(iterations),
                     Self::S8 => avx2::s8(iterations),
                     Self::U4 => avx2::u4(iterations),
                     Self::U4Load => avx2::u4_load(iterations),
+                    Self::Vnni => avx2::vnni(iterations),
                 }
             });
         }
@@ -209,6 +218,27 @@ mod avx2 {
         // SAFETY: as in `f32`; the loads stay within the eight words.
         unsafe { repeat!(nibbles_load, [0 1 2 3 4 5 6 7], count, data = words.as_ptr()) };
         count * 8 * 32
+    }
+
+    macro_rules! dot {
+        ($n:literal) => {
+            concat!(
+                "vpdpbusd ymm",
+                $n,
+                ", ymm14, dword ptr [{data} + 4*",
+                $n,
+                "]{{1to8}}"
+            )
+        };
+    }
+
+    /// # Safety
+    /// The processor has AVX512VL and AVX512_VNNI; `count` is not 0.
+    pub(super) unsafe fn vnni(count: u64) -> u64 {
+        let words = [0x0101_0101u32; 10];
+        // SAFETY: as in `f32`; the loads stay within the ten words.
+        unsafe { repeat!(dot, [0 1 2 3 4 5 6 7 8 9], count, data = words.as_ptr()) };
+        count * 10 * 32
     }
 
     macro_rules! load {

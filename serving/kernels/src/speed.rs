@@ -7,8 +7,24 @@ use crate::layout::GROUP;
 use crate::matmul::{Items, Scratch, product};
 use crate::matrix::{Matrix, PackError};
 use crate::pool::{Pool, Shared, Stages};
+use crate::roof::read;
 use crate::store::Store;
 use crate::tensor_type::TensorType;
+
+/// Bytes that a thread reads at once.
+const PIECE: usize = 64 << 10;
+
+/// Reads matrices and does nothing with them; gives their bytes.
+pub(crate) fn read_all<'a>(pool: &Pool, matrices: impl Iterator<Item = &'a Matrix>) -> usize {
+    let parts = matrices.flat_map(Matrix::memory);
+    let pieces: Vec<&[u8]> = parts.flat_map(|part| part.chunks(PIECE)).collect();
+    pool.run(&mut Stages::new(pool, 1), |member| {
+        member.stage(pieces.len(), |index| {
+            std::hint::black_box(read(pieces[index]));
+        });
+    });
+    pieces.iter().map(|piece| piece.len()).sum()
+}
 
 /// Matrices of one shape, and activations for them.
 pub struct Products {
@@ -65,6 +81,11 @@ impl Products {
     /// Bytes of weights that a run reads.
     pub fn bytes(&self) -> usize {
         self.matrices.iter().map(Matrix::bytes).sum()
+    }
+
+    /// Reads all matrices and does nothing with them: what memory alone takes of a run.
+    pub fn read(&self, pool: &Pool) {
+        read_all(pool, self.matrices.iter());
     }
 
     /// Multiplies with all matrices, one after the other.

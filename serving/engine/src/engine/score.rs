@@ -1,5 +1,5 @@
-//! The logits after every token of a text: what the quality of the arithmetic is measured with. Nothing that serves
-//! calls it.
+//! What the arithmetic is measured with: its quality by the logits after every token of a text, its speed by what
+//! memory alone would take. Nothing that serves calls these.
 use windlass_kernels::Want;
 
 use super::Engine;
@@ -27,5 +27,10 @@ impl Engine {
             each(self.workspace.logits(0).unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// Reads all weights that a step reads, and does nothing with them; gives their bytes.
+    pub fn read_weights(&self) -> usize {
+        self.weights.read_weights(&self.threads)
     }
 }
