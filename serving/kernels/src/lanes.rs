@@ -84,12 +84,15 @@ pub(crate) trait Lanes: Copy {
         ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
     }
 
-    /// The largest lane; NaN lanes lose.
+    /// The largest lane, as `max` over a tree of the same shape; anything if a lane is NaN.
     #[inline(always)]
     fn max_of(self, v: Self::F) -> f32 {
-        self.to_array(v)
-            .into_iter()
-            .fold(f32::NEG_INFINITY, |best, x| if x > best { x } else { best })
+        let max = |a: f32, b: f32| if a > b { a } else { b };
+        let x = self.to_array(v);
+        max(
+            max(max(x[0], x[4]), max(x[2], x[6])),
+            max(max(x[1], x[5]), max(x[3], x[7])),
+        )
     }
 
     /// e to the power of `x`, to within 2 units of the last place: 0 below -87.3, capped above 88.3 (still

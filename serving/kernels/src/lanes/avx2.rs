@@ -141,6 +141,22 @@ impl<const REGISTERS: usize> Lanes for Avx2<REGISTERS> {
         })
     }
     #[inline(always)]
+    fn sum(self, v: __m256) -> f32 {
+        has!({
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+    #[inline(always)]
+    fn max_of(self, v: __m256) -> f32 {
+        has!({
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+    #[inline(always)]
     fn prefetch<T>(self, x: &[T]) {
         // A cache line is 64 bytes.
         for line in x.chunks((64 / size_of::<T>()).max(1)) {
