@@ -4,9 +4,11 @@
     reason = "an index over a constant runs through several arrays and unrolls"
 )]
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, TOGETHER};
 use crate::isa::Vnni;
 use std::arch::x86_64::*;
+
+const _: () = assert!(TOGETHER == 3, "the largest `P`");
 
 /// Rows of a tile.
 const TILE: usize = 8;
@@ -69,6 +71,8 @@ pub(super) fn bytes(_proof: Vnni, panels: Bytes<'_>, rows: ByteRows<'_>, results
     }
 }
 
+/// All steps with the sums in registers. All loops but that over the steps are over constants and have neither calls nor
+/// checks in them, so that they unroll.
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
 fn float_tile<const M: usize, const P: usize>(
     panels: Floats<'_>,
@@ -76,6 +80,9 @@ fn float_tile<const M: usize, const P: usize>(
     first: usize,
     results: &mut [Outputs],
 ) {
+    let Some(results) = results.first_chunk_mut::<M>() else {
+        unreachable!("a tile of other rows")
+    };
     let steps = panels.steps;
     let mut weights: [&[[f32; LANES]]; P] = [&[]; P];
     for p in 0..P {
@@ -85,15 +92,32 @@ fn float_tile<const M: usize, const P: usize>(
     for m in 0..M {
         values[m] = rows.row(first + m, steps);
     }
-    let sums = float_sums(weights, values, steps);
-    for (sums, result) in sums.iter().zip(results) {
-        for (sum, out) in sums.iter().zip(result.as_chunks_mut::<LANES>().0) {
-            // SAFETY: `out` is 16 floats.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+    assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
+    let mut sums = [[_mm512_setzero_ps(); P]; M];
+    for step in 0..steps {
+        let mut w = [_mm512_setzero_ps(); P];
+        for p in 0..P {
+            // SAFETY: each of the slices has `steps` elements.
+            w[p] = unsafe { _mm512_loadu_ps(weights[p].as_ptr().add(step).cast()) };
+        }
+        for m in 0..M {
+            // SAFETY: as above.
+            let x = _mm512_set1_ps(unsafe { *values[m].as_ptr().add(step) });
+            for p in 0..P {
+                sums[m][p] = _mm512_fmadd_ps(w[p], x, sums[m][p]);
+            }
+        }
+    }
+    for m in 0..M {
+        for p in 0..P {
+            // SAFETY: a result has room for `P` times 16 floats.
+            unsafe { _mm512_storeu_ps(results[m].as_mut_ptr().add(p * LANES), sums[m][p]) };
         }
     }
 }
 
+/// A group after the other: its exact sums, and what they add to the results. All loops but that over the steps are over
+/// constants and have neither calls nor checks in them, so that they unroll and the sums stay in registers.
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
 fn byte_tile<const M: usize, const P: usize>(
     panels: Bytes<'_>,
@@ -101,96 +125,60 @@ fn byte_tile<const M: usize, const P: usize>(
     first: usize,
     results: &mut [Outputs],
 ) {
-    let groups = panels.groups();
-    for group in 0..groups {
-        let steps = panels.group(0, group).0.len();
-        let mut weights: [&[[i8; LANES * STEP]]; P] = [&[]; P];
+    let Some(results) = results.first_chunk_mut::<M>() else {
+        unreachable!("a tile of other rows")
+    };
+    let mut values: [&[[u8; STEP]]; M] = [&[]; M];
+    let (mut scales, mut offsets) = ([0.0; M], [0.0; M]);
+    let (mut weights, mut totals): ([&[[i8; LANES * STEP]]; P], _) = ([&[]; P], [&[0.0; LANES]; P]);
+    let mut after = [[_mm512_setzero_ps(); P]; M];
+    for group in 0..panels.groups() {
+        for m in 0..M {
+            (values[m], scales[m], offsets[m]) = rows.group(first + m, panels.steps, group);
+        }
         for p in 0..P {
-            weights[p] = &panels.group(p, group).0[..steps];
+            (weights[p], totals[p]) = panels.group(p, group);
         }
-        let mut values: [&[[u8; STEP]]; M] = [&[]; M];
-        for m in 0..M {
-            values[m] = &rows.group(first + m, panels.steps, group).0[..steps];
-        }
-        let sums = byte_sums(weights, values, steps);
-        for m in 0..M {
-            let (_, scale, offset) = rows.group(first + m, panels.steps, group);
-            let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
+        let steps = weights[0].len();
+        assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
+        let mut sums = [[_mm512_setzero_si512(); P]; M];
+        for step in 0..steps {
+            let mut w = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                let out = &mut results[m].as_chunks_mut::<LANES>().0[p];
-                let sum = panels.group(p, group).1;
-                // SAFETY: `out`, the sums and the scales are 16 floats each.
-                unsafe {
-                    let before = if group == 0 {
-                        _mm512_setzero_ps()
-                    } else {
-                        _mm512_loadu_ps(out.as_ptr())
-                    };
-                    let after = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[m][p]), before);
-                    let mut after = _mm512_fmadd_ps(offset, _mm512_loadu_ps(sum.as_ptr()), after);
-                    if group + 1 == groups {
-                        after = _mm512_mul_ps(after, _mm512_loadu_ps(panels.scales[p].as_ptr()));
-                    }
-                    _mm512_storeu_ps(out.as_mut_ptr(), after);
+                // SAFETY: each of the slices has `steps` elements.
+                w[p] = unsafe { _mm512_loadu_si512(weights[p].as_ptr().add(step).cast()) };
+            }
+            for m in 0..M {
+                // SAFETY: as above; the read needs no alignment.
+                let x = _mm512_set1_epi32(unsafe { values[m].as_ptr().add(step).cast::<i32>().read_unaligned() });
+                for p in 0..P {
+                    sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], x, w[p]);
                 }
             }
         }
-    }
-}
-
-/// The sums over all steps, in registers: a function of its own, because sums that are indexed by a number known only at
-/// run time, as the caller does, would lie in memory here too.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-fn float_sums<const M: usize, const P: usize>(
-    weights: [&[[f32; LANES]]; P],
-    values: [&[f32]; M],
-    steps: usize,
-) -> [[__m512; P]; M] {
-    assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
-    let (weights, values) = (weights.map(<[_]>::as_ptr), values.map(<[_]>::as_ptr));
-    let mut sums = [[_mm512_setzero_ps(); P]; M];
-    for step in 0..steps {
-        let mut w = [_mm512_setzero_ps(); P];
+        let mut total = [_mm512_setzero_ps(); P];
         for p in 0..P {
-            // SAFETY: each of the slices has `steps` elements.
-            w[p] = unsafe { _mm512_loadu_ps(weights[p].add(step).cast()) };
+            // SAFETY: sixteen floats.
+            total[p] = unsafe { _mm512_loadu_ps(totals[p].as_ptr()) };
         }
         for m in 0..M {
-            // SAFETY: as above.
-            let x = _mm512_set1_ps(unsafe { *values[m].add(step) });
+            let (scale, offset) = (_mm512_set1_ps(scales[m]), _mm512_set1_ps(offsets[m]));
             for p in 0..P {
-                sums[m][p] = _mm512_fmadd_ps(w[p], x, sums[m][p]);
+                after[m][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[m][p]), after[m][p]);
+                after[m][p] = _mm512_fmadd_ps(offset, total[p], after[m][p]);
             }
         }
     }
-    sums
-}
-
-/// As `float_sums`, of products of four bytes a step.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-fn byte_sums<const M: usize, const P: usize>(
-    weights: [&[[i8; LANES * STEP]]; P],
-    values: [&[[u8; STEP]]; M],
-    steps: usize,
-) -> [[__m512i; P]; M] {
-    assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
-    let (weights, values) = (weights.map(<[_]>::as_ptr), values.map(<[_]>::as_ptr));
-    let mut sums = [[_mm512_setzero_si512(); P]; M];
-    for step in 0..steps {
-        let mut w = [_mm512_setzero_si512(); P];
+    for m in 0..M {
         for p in 0..P {
-            // SAFETY: each of the slices has `steps` elements.
-            w[p] = unsafe { _mm512_loadu_si512(weights[p].add(step).cast()) };
-        }
-        for m in 0..M {
-            // SAFETY: as above; the read needs no alignment.
-            let x = _mm512_set1_epi32(unsafe { values[m].add(step).cast::<i32>().read_unaligned() });
-            for p in 0..P {
-                sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], x, w[p]);
+            // SAFETY: a result has room for `P` times 16 floats, and the scales are 16 floats.
+            unsafe {
+                let scale = _mm512_loadu_ps(panels.scales[p].as_ptr());
+                _mm512_storeu_ps(
+                    results[m].as_mut_ptr().add(p * LANES),
+                    _mm512_mul_ps(after[m][p], scale),
+                );
             }
         }
     }
-    sums
 }
