@@ -22,6 +22,10 @@ const PIECE: usize = 32 * 1024;
 /// Groups of a piece at most: more would share out small matrices unevenly.
 const PIECE_GROUPS: usize = 4;
 
+/// Pieces of a chunk that are enough to share out: of a large matrix, long ones, because what the processor reads ahead
+/// at the end of a piece goes to the wrong thread.
+const MOST_PIECES: usize = 512;
+
 /// Eight outputs of one token.
 pub(crate) type Eight = [f32; GROUP];
 
@@ -62,7 +66,10 @@ impl<'a, const N: usize> Items<'a, N> {
     pub(crate) fn new(matrices: [&'a Matrix; N], tokens: usize) -> Items<'a, N> {
         let cols = matrices[0].cols;
         let chunk = CHUNK.min(tokens).max(1);
-        let piece = (PIECE / (GROUP * cols * chunk)).clamp(1, PIECE_GROUPS);
+        let groups = matrices.iter().map(|matrix| matrix.groups()).sum::<usize>();
+        let piece = (PIECE / (GROUP * cols * chunk))
+            .clamp(1, PIECE_GROUPS)
+            .max(groups / MOST_PIECES);
         Items {
             matrices,
             tokens,

@@ -98,7 +98,10 @@ macro_rules! group_with {
                 let mut sums = [_mm256_setzero_ps(); N];
                 let quads = quads[0].iter().zip(quads[1]);
                 for (index, (quants, quads)) in quants.chunks_exact(F::VECTORS).zip(quads).enumerate() {
-                    fetch(quants);
+                    // A single token goes at the pace of memory, and there the processor's own foresight is better.
+                    if N > 1 {
+                        fetch(quants);
+                    }
                     let (tile, quads) = ($arithmetic::unpack::<F>(quants, scales, index), [quads.0, quads.1]);
                     finish::<F, N>(&tile, quads, $arithmetic::integers::<F, N>(proof, &tile, quads), &mut sums);
                 }
