@@ -189,6 +189,7 @@ fn combinations_of_extreme_sampling_settings_answer() {
                         cache_salt: 0,
                         priority: 0,
                         constraint: None,
+                        prompt_logprobs: None,
                     };
                     engine.submit(request.clone()).expect("it fits");
                     let mut events = Vec::new();
@@ -491,6 +492,7 @@ fn weights_that_are_not_finite_end_the_request_and_nothing_else() {
             cache_salt: 0,
             priority: 0,
             constraint: None,
+            prompt_logprobs: None,
         };
         engine.submit(request).expect("fits");
     }
@@ -524,7 +526,7 @@ proptest::proptest! {
         // Either outcome is right: the damage may lie in a weight or a name.
         if let Ok(mut engine) = load_with(&bytes, &options()) {
             let sampling = Sampling::default();
-            let request = Request { id: RequestId(1), prompt: vec![1, 2], max_tokens: 1, sampling, ignore_eos: true, cache_salt: 0, priority: 0, constraint: None };
+            let request = Request { id: RequestId(1), prompt: vec![1, 2], max_tokens: 1, sampling, ignore_eos: true, cache_salt: 0, priority: 0, constraint: None, prompt_logprobs: None };
             // The damage may have made the context too short even for this.
             if engine.submit(request).is_ok() {
                 engine.step(&mut Vec::new());

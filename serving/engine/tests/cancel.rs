@@ -58,6 +58,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         cache_salt: id % 3,
         priority: 0,
         constraint: None,
+        prompt_logprobs: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One sequence as its caller sees it: the engine's tokens become text pieces and an end. Streamed
 //! and whole answers read the same pieces, so they cannot differ. Dropping an answer cancels it.
 use crate::calls::CallFinder;
+use crate::echo::Echo;
 use crate::engine_thread::{Ticket, Update};
 use crate::error::ApiError;
 use crate::input::Prompt;
@@ -53,12 +54,14 @@ pub struct Answer {
     tokenizer: Arc<Tokenizer>,
     metrics: Arc<Metrics>,
     text: TextAssembler,
-    /// Characters that were given out.
+    /// Characters that were given out, or are before everything else.
     sent: usize,
     /// Tokens whose text is held back.
     scored: VecDeque<Scored>,
     /// Comes before everything else.
-    echo: Option<String>,
+    echo: Option<Echo>,
+    /// Characters before those of `text`.
+    echoed: usize,
     shows_special: bool,
     /// Of an answer that may call tools.
     calls: Option<Calls>,
@@ -83,6 +86,9 @@ impl Answer {
         arrived: Instant,
     ) -> Self {
         let text = TextAssembler::new(settings.stops.clone(), settings.includes_stop);
+        let scores = settings.sampling.logprobs.is_some();
+        let echo = settings.echo.then(|| Echo::new(prompt, &tokenizer, scores));
+        let echoed = echo.as_ref().map_or(0, Echo::characters);
         let usage = Usage {
             prompt_tokens: prompt.tokens.len(),
             ..Usage::default()
@@ -92,9 +98,10 @@ impl Answer {
             tokenizer,
             metrics,
             text,
-            sent: 0,
+            sent: echoed,
             scored: VecDeque::new(),
-            echo: settings.echo.then(|| prompt.text.clone()),
+            echo,
+            echoed,
             shows_special: settings.shows_special,
             calls,
             min_tokens: settings.sampling.min_tokens,
@@ -120,22 +127,36 @@ impl Answer {
         if self.ended {
             return Ok(None);
         }
-        if let Some(text) = self.echo.take() {
-            return Ok(Some(Piece {
-                text,
-                tokens: Vec::new(),
-                calls: Vec::new(),
-                end: None,
-            }));
+        loop {
+            if let Some(echo) = self.echo.take_if(|echo| echo.is_complete()) {
+                let (text, tokens) = echo.finish();
+                return Ok(Some(Piece {
+                    text,
+                    tokens,
+                    calls: Vec::new(),
+                    end: None,
+                }));
+            }
+            match self.ticket.next().await {
+                Some(Update::Started { cached_tokens, at }) => {
+                    self.usage.cached_tokens = cached_tokens;
+                    self.metrics.started(at.saturating_duration_since(self.arrived));
+                }
+                Some(Update::Prompt(logprobs)) => {
+                    if let Some(echo) = &mut self.echo {
+                        echo.add(&self.tokenizer, logprobs.iter().map(Some));
+                    }
+                }
+                Some(Update::Ended { token, logprobs }) => self.score(token, &logprobs),
+                update => return self.answered(update).map(Some),
+            }
         }
-        let mut update = self.ticket.next().await;
-        if let Some(Update::Started { cached_tokens, at }) = update {
-            self.usage.cached_tokens = cached_tokens;
-            self.metrics.started(at.saturating_duration_since(self.arrived));
-            update = self.ticket.next().await;
-        }
+    }
+
+    /// The piece of a token, or of the end.
+    fn answered(&mut self, update: Option<Update>) -> Result<Piece, ApiError> {
         match update {
-            Some(Update::Token { token, logprobs, at }) => Ok(Some(self.token(token, logprobs.as_deref(), at))),
+            Some(Update::Token { token, logprobs, at }) => Ok(self.token(token, logprobs.as_deref(), at)),
             Some(Update::Finished { reason, usage, at }) => {
                 self.usage = usage;
                 let text = std::mem::take(&mut self.text);
@@ -147,7 +168,7 @@ impl Answer {
                     EngineReason::NonFinite => return Err(self.fail(ApiError::NotFinite)),
                     EngineReason::Constraint => return Err(self.fail(ApiError::TooComplex)),
                 };
-                Ok(Some(self.end(text, reason, stopped, at)))
+                Ok(self.end(text, reason, stopped, at))
             }
             other => {
                 let error = lost(other.as_ref());
@@ -163,9 +184,7 @@ impl Answer {
         }
         self.usage.completion_tokens += 1;
         if let Some(logprobs) = logprobs {
-            let offset = self.text.characters();
-            self.scored
-                .push_back(Scored::new(&self.tokenizer, token, offset, logprobs));
+            self.score(token, logprobs);
         }
         let is_mark = |text: &str| [OPEN, CLOSE].contains(&text);
         // In some vocabularies the marks of calls are control tokens, which have no text.
@@ -185,6 +204,13 @@ impl Answer {
         }
         let tokens = self.release(&text);
         self.piece(text, tokens)
+    }
+
+    /// A token that begins where the text so far ends.
+    fn score(&mut self, token: u32, logprobs: &Logprobs) {
+        let offset = self.echoed + self.text.characters();
+        let scored = Scored::new(&self.tokenizer, token, offset, Some(logprobs));
+        self.scored.push_back(scored);
     }
 
     /// The tokens that begin inside the text up to the end of `text`, which is given out now.

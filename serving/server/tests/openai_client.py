@@ -153,7 +153,34 @@ def completions(client: openai.OpenAI, model: str) -> None:
     for token, logprob, top in zip(lists.tokens, lists.token_logprobs, lists.top_logprobs, strict=True):
         assert len(top) == 2 and top[token] == logprob == max(top.values()), lists
     refused(create, "logprobs", **ask, logprobs=6)
-    refused(create, "echo", **ask, logprobs=1, echo=True)
+    refused(create, "echo", **ask, logprobs=1, echo=True, suffix="a")
+
+
+def scores(client: openai.OpenAI, model: str) -> None:
+    """Log-likelihoods of a continuation, asked for and read as lm-evaluation-harness's local-completions does."""
+    root = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
+
+    def encoded(text: str) -> list[int]:
+        return root.post("/tokenize", body={"model": model, "prompt": text}, cast_to=dict[str, list[int]])["tokens"]
+
+    context, likely, unlikely = encoded("One, two, three, four,"), encoded(" five, six"), encoded(" the, cat")
+    found = {}
+    for max_tokens in (0, 1):
+        prompts = [context + likely, context + unlikely]
+        answer = client.completions.create(model=model, prompt=prompts, temperature=0, max_tokens=max_tokens,
+                                           logprobs=1, seed=1234, echo=True)
+        for prompt, choice in zip(prompts, answer.choices, strict=True):
+            lists = choice.logprobs
+            assert len(lists.tokens) == len(lists.text_offset) == len(prompt) + max_tokens, lists
+            assert lists.token_logprobs[0] is None and lists.top_logprobs[0] is None, lists
+            assert "".join(lists.tokens) == choice.text, choice
+            place = slice(len(context), -max_tokens or None)
+            pairs = list(zip(lists.token_logprobs[place], lists.top_logprobs[place], strict=True))
+            greedy = all(logprob == max(top.values()) for logprob, top in pairs)
+            found.setdefault(max_tokens, []).append((sum(logprob for logprob, _ in pairs), greedy))
+    assert found[0] == found[1], found
+    (high, is_greedy), (low, is_not) = found[1]
+    assert low < high < 0 and is_greedy and not is_not, found
 
 
 def hole(client: openai.OpenAI, model: str) -> None:
@@ -200,7 +227,7 @@ def main() -> None:
         sys.exit(__doc__)
     client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=120)
     model = models(client)
-    for check in (chat, chat_logprobs, sampling, completions, hole, tokens, errors):
+    for check in (chat, chat_logprobs, sampling, completions, scores, hole, tokens, errors):
         check(client, model)
     print(f"openai {openai.__version__}: everything of `{model}` is as its client expects")
 

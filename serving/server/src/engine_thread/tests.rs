@@ -98,6 +98,7 @@ fn submit(engine: &EngineHandle, prompt: &[u32], max_tokens: usize) -> Ticket {
         cache_salt: 0,
         priority: 0,
         constraint: None,
+        prompt_logprobs: None,
     };
     engine.submit(request, engine.reserve(1).expect("a free place"))
 }
