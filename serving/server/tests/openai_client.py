@@ -1,8 +1,8 @@
 """Asks a running windlass-server through OpenAI's own Python client: every endpoint and parameter, streaming and not.
 
-    python openai_client.py http://127.0.0.1:8000/v1
+    python openai_client.py http://127.0.0.1:8000/v1 [CHECK...]
 
-Needs the PyPI package `openai`. Ends with 0 when every check holds, with a traceback otherwise.
+Without names it makes those checks that every chat model passes. Needs the PyPI package `openai`. Ends with 0 when every check holds, with a traceback otherwise.
 Routes and parameters that OpenAI's API does not know go through the client's own ways to send them (`extra_body`, `post`).
 """
 
@@ -184,12 +184,29 @@ def scores(client: openai.OpenAI, model: str) -> None:
 
 
 def hole(client: openai.OpenAI, model: str) -> None:
-    """Models that have learnt it fill the hole; the others say that they have not."""
-    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n", "max_tokens": 8}
+    """A model that has not learnt to fill a hole says so."""
+    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n"}
     try:
-        assert client.completions.create(**ask, temperature=0).choices[0].text
+        client.completions.create(**ask)
+        raise AssertionError("a suffix was accepted")
     except openai.BadRequestError as error:
         assert (error.param, error.code) == ("suffix", "unsupported_parameter"), error
+
+
+def fill(client: openai.OpenAI, model: str) -> None:
+    """A model that has learnt it fills the hole, streaming and not."""
+    create = client.completions.create
+    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n", "stop": "\n",
+           "temperature": 0, "max_tokens": 16}
+    whole = create(**ask)
+    assert whole.choices[0].text.strip() == "a + b" and whole.choices[0].finish_reason == "stop", whole
+    assert "".join(chunk.choices[0].text for chunk in create(**ask, stream=True)) == whole.choices[0].text
+    echoed = create(**ask, echo=True, n=2)
+    assert [choice.text for choice in echoed.choices] == [ask["prompt"] + whole.choices[0].text] * 2, echoed
+    lists = create(**ask, logprobs=1).choices[0].logprobs
+    assert "".join(lists.tokens).startswith(whole.choices[0].text), lists
+    assert create(**{**ask, "suffix": ""}).usage.prompt_tokens < whole.usage.prompt_tokens
+    refused(create, "suffix", **{**ask, "prompt": [1, 2]})
 
 
 def tokens(client: openai.OpenAI, model: str) -> None:
@@ -222,14 +239,19 @@ def errors(client: openai.OpenAI, model: str) -> None:
         assert error.code == "context_length_exceeded", error
 
 
+EVERY = (chat, chat_logprobs, sampling, completions, scores, hole, tokens, errors)
+
+
 def main() -> None:
-    if len(sys.argv) != 2:
+    checks = {check.__name__: check for check in (*EVERY, fill)}
+    if len(sys.argv) < 2 or not checks.keys() >= set(sys.argv[2:]):
         sys.exit(__doc__)
     client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=120)
     model = models(client)
-    for check in (chat, chat_logprobs, sampling, completions, scores, hole, tokens, errors):
+    asked = [checks[name] for name in sys.argv[2:]] or EVERY
+    for check in asked:
         check(client, model)
-    print(f"openai {openai.__version__}: everything of `{model}` is as its client expects")
+    print(f"openai {openai.__version__}: {len(asked)} checks of `{model}` hold")
 
 
 if __name__ == "__main__":
