@@ -204,7 +204,7 @@ impl Bench {
                         bail!("a sequence ended with {reason:?}");
                     }
                 }
-                Event::Started { .. } => {}
+                Event::Started { .. } | Event::Prompt { .. } | Event::Ended { .. } => {}
             }
         }
         Ok((tokens, ended))

@@ -7,14 +7,14 @@ use windlass_kernels::{Batch, Decoder, KvCache, KvError, OutOfMemory, Pool, Want
 
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::choose::Chooser;
-use crate::grammar::Broken;
 use crate::load::gguf::{Gguf, GgufError};
 use crate::model::{self, Shape};
 use crate::pace::{Load, Pace};
-use crate::request::{AdmitError, EngineOptions, Event, FinishReason, Request, RequestId, Sampling, Stats};
+use crate::request::{AdmitError, EngineOptions, Event, Request, RequestId, Sampling, Stats};
 use crate::scheduler::{Scheduler, Work};
 use crate::tokenizer::Tokenizer;
 
+mod output;
 mod score;
 mod size;
 
@@ -266,6 +266,11 @@ impl Engine {
         for work in plan {
             let sequence = &running[work.index];
             let (start, blocks) = (sequence.computed, sequence.table.blocks());
+            if sequence.scores() {
+                let tokens = &sequence.tokens[start..][..work.count];
+                self.batch.push(tokens, start, blocks, Want::EachLogits);
+                continue;
+            }
             if !sequence.guess.is_empty() {
                 self.guessed.clear();
                 self.guessed.extend(&sequence.tokens[start..]);
@@ -299,11 +304,21 @@ impl Engine {
             let known = work.count - guess.len();
             let prompt_left = sequence.prompt_tokens.saturating_sub(sequence.computed);
             self.stats.prompt_tokens += known.min(prompt_left) as u64;
+            let scores = sequence.scores();
             sequence.advance(known);
-            if sequence.need() > 0 {
+            let is_reading = sequence.need() > 0;
+            let mut end = None;
+            if scores {
+                end = self.take_prompt(output, known, work.index, events);
+                output += known - 1;
+            }
+            if is_reading && end.is_none() {
+                output += usize::from(scores);
                 continue;
             }
-            let mut end = self.take_output(output, work.index, events);
+            if end.is_none() {
+                end = self.take_output(output, work.index, events);
+            }
             let mut right = 0;
             // What was computed for a guess holds as long as the guesses before it were right.
             for (at, guessed) in guess.iter().enumerate() {
@@ -329,36 +344,6 @@ impl Engine {
         }
         self.scheduler.remove(&self.finished);
         self.stats.steps += 1;
-    }
-
-    /// The token of an output, for the running sequence `index`; and why the sequence ends, if it does, and whether by
-    /// a token that is not part of it.
-    fn take_output(&mut self, output: usize, index: usize, events: &mut Vec<Event>) -> Option<(FinishReason, bool)> {
-        let sequence = self.scheduler.running_mut(index);
-        let choice = match (self.workspace.best(output), self.workspace.logits(output)) {
-            (Some(best), Some(logits)) => self.chooser.choose(logits, best, sequence, &self.tokenizer),
-            (best, _) => best.map(|best| (best, None)).ok_or(FinishReason::NonFinite),
-        };
-        let (token, logprobs) = match choice {
-            Ok(choice) => choice,
-            Err(reason) => return Some((reason, false)),
-        };
-        self.stats.generated_tokens += 1;
-        let request = &mut sequence.request;
-        let ignored = request.ignore_eos && request.constraint.is_none();
-        if request.sampling.stop_tokens.contains(&token) || self.tokenizer.is_eog(token) && !ignored {
-            return Some((FinishReason::Stop, true));
-        }
-        let id = request.id;
-        let taken = request.constraint.as_mut().map(|constraint| constraint.take(token));
-        sequence.push(token);
-        events.push(Event::Token { id, token, logprobs });
-        let full = sequence.tokens.len() >= sequence.limit;
-        match taken {
-            Some(Err(Broken)) => Some((FinishReason::Constraint, false)),
-            Some(Ok(true)) => Some((FinishReason::Stop, false)),
-            Some(Ok(false)) | None => full.then_some((FinishReason::Length, false)),
-        }
     }
 }
 

@@ -16,7 +16,8 @@ pub struct Request {
     pub id: RequestId,
     /// Prompt tokens, at least one.
     pub prompt: Vec<u32>,
-    /// Tokens to generate at most, at least one; prompt + max_tokens is clamped to the context by `submit`.
+    /// Tokens to generate at most; prompt + max_tokens is clamped to the context by `submit`. With 0 the prompt is
+    /// computed and nothing follows.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
@@ -28,6 +29,9 @@ pub struct Request {
     pub priority: i32,
     /// What the answer must be: at its beginning, and of this model's [`Grammars`](crate::grammar::Grammars).
     pub constraint: Option<Constraint>,
+    /// Say how likely each token of the prompt but the first was, and so many of the most likely ones at its place. All
+    /// of the prompt is then computed, whatever the prefix cache holds, and read more slowly.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Request {
@@ -42,6 +46,7 @@ impl Request {
             cache_salt: 0,
             priority: 0,
             constraint: None,
+            prompt_logprobs: None,
         }
     }
 }
@@ -127,7 +132,15 @@ pub enum Event {
         /// Tokens of its prompt that came from the prefix cache, for callers that end it themselves.
         cached_tokens: usize,
     },
-    /// A generated token (an end-of-generation token is not reported).
+    /// How likely the next tokens of the prompt were, the first of which has no probability; before the first `Token`,
+    /// and only if [`Request::prompt_logprobs`] asks for them.
+    Prompt {
+        /// Whose.
+        id: RequestId,
+        /// One for each token.
+        logprobs: Vec<Logprobs>,
+    },
+    /// A generated token (one that ends the answer is not reported so).
     Token {
         /// Whose.
         id: RequestId,
@@ -135,6 +148,16 @@ pub enum Event {
         token: u32,
         /// If they were asked for.
         logprobs: Option<Box<Logprobs>>,
+    },
+    /// The token that ended the answer and is no part of it; only if [`Request::prompt_logprobs`] and
+    /// [`Sampling::logprobs`] are asked for, whose readers expect a probability for each token that was generated.
+    Ended {
+        /// Whose.
+        id: RequestId,
+        /// Its id in the vocabulary.
+        token: u32,
+        /// How likely it was.
+        logprobs: Box<Logprobs>,
     },
     /// The last event of a request.
     Finished {

@@ -34,13 +34,14 @@ pub struct Limits {
 /// Rows of a step up to which more of them cost little: the weights are read once for all. Guesses fill it.
 const CHEAP_ROWS: usize = 8;
 
+/// Outputs of a step beside one for each sequence, for guesses and for prompts of which all logits are wanted. Logits
+/// take memory, a megabyte for a large vocabulary, and 16 rows together already keep the arithmetic busy.
+const SPARE_OUTPUTS: usize = 15;
+
 impl Limits {
-    /// Rows of a step that may give a token.
+    /// Rows of a step that may give a token or logits.
     pub fn outputs(&self) -> usize {
-        match self.speculate {
-            0 => self.sequences,
-            _ => self.sequences.saturating_add(CHEAP_ROWS),
-        }
+        self.sequences.saturating_add(SPARE_OUTPUTS)
     }
 }
 
@@ -57,6 +58,8 @@ pub struct Work {
 struct Budget<'a> {
     pace: &'a Pace,
     tokens: usize,
+    /// Outputs beside one for each sequence.
+    outputs: usize,
     /// Predicted seconds of the whole step.
     seconds: f64,
     /// What is planned, and what is kept for the answers.
@@ -67,6 +70,15 @@ impl Budget<'_> {
     /// Tokens of a prompt from `position` on that fit.
     fn fitting(&self, position: usize, need: usize, tokens: usize) -> usize {
         self.pace.fitting(self.load, position, need.min(tokens), self.seconds)
+    }
+
+    /// Tokens of this prompt that fit, if there are `tokens` in all.
+    fn fitting_of(&self, sequence: &Sequence, tokens: usize) -> usize {
+        let need = match sequence.scores() {
+            true => sequence.need().min(1 + self.outputs),
+            false => sequence.need(),
+        };
+        self.fitting(sequence.computed, need, tokens)
     }
 
     fn spend(&mut self, position: usize, count: usize) {
@@ -210,6 +222,7 @@ impl Scheduler {
         Budget {
             pace,
             tokens: self.limits.batch_tokens,
+            outputs: SPARE_OUTPUTS,
             seconds,
             load,
         }
@@ -243,18 +256,20 @@ impl Scheduler {
             let behind = self.running.len() - index - 1;
             let sequence = &mut self.running[index];
             let position = sequence.computed;
-            sequence.guess.truncate((budget.tokens - behind).saturating_sub(1));
+            let room = (budget.tokens - behind).saturating_sub(1);
+            sequence.guess.truncate(room.min(budget.outputs));
             let guessed = (position + 1 + sequence.guess.len()).div_ceil(self.limits.block_tokens);
             if !sequence.guess.is_empty() && !sequence.table.grow(guessed) {
                 sequence.guess.clear(); // nobody gives way to a guess
             }
             let count = match sequence.is_writing() {
                 true => 1 + sequence.guess.len(),
-                false => budget.fitting(position, sequence.need(), budget.tokens - behind).max(1),
+                false => budget.fitting_of(sequence, budget.tokens - behind).max(1),
             };
             let blocks = (position + count).div_ceil(self.limits.block_tokens);
             if sequence.table.grow(blocks) {
                 plan.push(Work { index, count });
+                budget.outputs -= sequence.outputs(count) - 1;
                 match sequence.is_writing() {
                     true => budget.tokens -= count, // its time is reckoned with from the start
                     false => budget.spend(position, count),
@@ -301,7 +316,7 @@ impl Scheduler {
                 sequence.restart();
                 break;
             }
-            let count = budget.fitting(sequence.computed, sequence.need(), budget.tokens);
+            let count = budget.fitting_of(sequence, budget.tokens);
             if count == 0 {
                 sequence.restart();
                 break;
@@ -320,6 +335,7 @@ impl Scheduler {
             }
             underway.extend(&sequence.prefixes[shared..]);
             budget.spend(sequence.computed, count);
+            budget.outputs -= sequence.outputs(count) - 1;
             if let Some(sequence) = self.waiting.remove(position) {
                 plan.push(Work {
                     index: self.running.len(),

@@ -25,6 +25,8 @@ pub struct Sequence {
     pub computed: usize,
     /// Prompt tokens that came from the cache when it was first admitted.
     pub cached: usize,
+    /// Tokens of the prompt, the first left out, for which it is said how likely they were.
+    pub scored: usize,
     /// It has been part of a step.
     pub started: bool,
     /// Its blocks; they hold at least `computed` tokens.
@@ -47,6 +49,7 @@ impl Sequence {
             tokens,
             computed: 0,
             cached: 0,
+            scored: 0,
             started: false,
             table: BlockTable::new(pool),
             guess: Vec::new(),
@@ -60,6 +63,17 @@ impl Sequence {
     /// Tokens that are known and not computed; at least one until the sequence ends.
     pub fn need(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Whether it has yet to be said how likely tokens of the prompt were: logits are then wanted of all that is
+    /// computed.
+    pub fn scores(&self) -> bool {
+        self.request.prompt_logprobs.is_some() && self.scored + 1 < self.prompt_tokens
+    }
+
+    /// Rows of a step that give a token or logits, if `count` tokens are computed.
+    pub fn outputs(&self, count: usize) -> usize {
+        if self.scores() { count } else { 1 + self.guess.len() }
     }
 
     /// Whether it writes its answer: all but its newest token is computed.
@@ -87,9 +101,15 @@ impl Sequence {
         }
     }
 
-    /// Full blocks that may come from the cache: at least one token has to be computed.
+    /// Full blocks that may come from the cache: at least one token has to be computed, and all those whose logits say
+    /// how likely the next was.
     pub fn shareable(&self) -> usize {
-        (self.tokens.len() - 1) / self.block_tokens
+        let known = if self.scores() {
+            self.scored
+        } else {
+            self.tokens.len() - 1
+        };
+        known / self.block_tokens
     }
 
     /// Takes over what the cache holds of its prefix.

@@ -52,6 +52,7 @@ fn finish(engine: &mut Engine) -> BTreeMap<u64, (String, usize, FinishReason)> {
         for event in events.drain(..) {
             match event {
                 Event::Started { id, .. } => drop(tokens.insert(id.0, Vec::new())),
+                Event::Prompt { .. } | Event::Ended { .. } => unreachable!("nobody asks for them"),
                 Event::Token { id, token, .. } => tokens.get_mut(&id.0).unwrap().extend(tokenizer.piece(token)),
                 Event::Finished { id, reason, usage } => drop(ends.insert(id.0, (usage.completion_tokens, reason))),
             }

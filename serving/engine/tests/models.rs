@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use cache::model;
 use serde_json::Value;
 use windlass_engine::Engine;
-use windlass_engine::request::{EngineOptions, Event, FinishReason, KvType, Request, RequestId, Usage};
+use windlass_engine::request::{
+    EngineOptions, Event, FinishReason, KvType, Logprobs, Request, RequestId, Sampling, Usage,
+};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const QWEN: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
@@ -53,7 +55,7 @@ fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage
         engine.step(&mut events);
         for event in events.drain(..) {
             match event {
-                Event::Started { .. } => (),
+                Event::Started { .. } | Event::Prompt { .. } | Event::Ended { .. } => (),
                 Event::Token { id, token, .. } => results[at(id)].0.push(token),
                 Event::Finished { id, reason, usage } => {
                     assert_eq!(reason, FinishReason::Length);
@@ -290,6 +292,106 @@ fn the_logits_after_each_token_lead_to_the_tokens_that_are_generated() {
     assert_eq!(best.len(), text.len());
     assert_eq!(best[prompt.len() - 1..text.len() - 1], answer);
     assert_eq!(engine.stats().blocks_used, 0);
+}
+
+/// By position in the requests: how likely the tokens of their prompts were, and what ended them besides.
+fn score(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<Logprobs>, Vec<Event>)> {
+    let mut results = vec![(Vec::new(), Vec::new()); requests.len()];
+    let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+    let at = |id: RequestId| ids.iter().position(|known| *known == id).unwrap();
+    for request in requests {
+        engine.submit(request).unwrap();
+    }
+    let mut events = Vec::new();
+    while engine.has_work() {
+        engine.step(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Prompt { id, logprobs } => {
+                    assert_eq!(results[at(id)].1, [], "the prompt comes first");
+                    results[at(id)].0.extend(logprobs);
+                }
+                Event::Token { id, .. } | Event::Ended { id, .. } => results[at(id)].1.push(event),
+                Event::Started { .. } | Event::Finished { .. } => {}
+            }
+        }
+    }
+    assert_eq!(engine.stats().blocks_used, 0);
+    results
+}
+
+#[test]
+fn each_token_of_a_prompt_is_as_likely_as_its_logits_say_however_it_is_computed() {
+    let mut engine = load(SMOLLM2, &options());
+    let prompts = prompts(&engine);
+    let mut expected = Vec::new();
+    for prompt in &prompts {
+        let mut rows = Vec::new();
+        engine.score(prompt, |logits| rows.push(logits.to_vec())).unwrap();
+        let of = |(logits, &token): (&Vec<f32>, &u32)| {
+            let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = logits.iter().map(|&logit| f64::from((logit - largest).exp())).sum();
+            let log = |token: u32| (f64::from(logits[token as usize]) - f64::from(largest) - sum.ln()) as f32;
+            let best = windlass_kernels::argmax(logits) as u32;
+            (log(token), best, log(best))
+        };
+        expected.push(rows.iter().zip(&prompt[1..]).map(of).collect::<Vec<_>>());
+    }
+    let asks = |max_tokens| {
+        let asks = (0..).zip(&prompts).map(move |(id, prompt)| Request {
+            prompt_logprobs: Some(2),
+            cache_salt: 0,
+            ..request(id, prompt.clone(), max_tokens)
+        });
+        asks.collect::<Vec<_>>()
+    };
+    let check = |engine: &mut Engine, max_tokens, how: &str| {
+        for (at, (logprobs, others)) in score(engine, asks(max_tokens)).iter().enumerate() {
+            let found = logprobs.iter().map(|of| (of.chosen, of.top[0].0, of.top[0].1));
+            assert_eq!(found.collect::<Vec<_>>(), expected[at], "prompt {at}, {how}");
+            assert!(
+                logprobs
+                    .iter()
+                    .all(|of| of.top.len() == 2 && of.top[0].1 >= of.top[1].1)
+            );
+            assert_eq!(others.len(), max_tokens, "prompt {at}, {how}");
+        }
+    };
+    check(&mut engine, 0, "nothing but the prompt");
+    check(&mut engine, 2, "with all of it in the cache");
+    let mut small = load(
+        SMOLLM2,
+        &EngineOptions {
+            max_sequences: 3,
+            max_batch_tokens: 7,
+            speculate: 4,
+            ..options()
+        },
+    );
+    check(&mut small, 1, "in small steps");
+}
+
+#[test]
+fn the_token_that_ends_an_answer_is_told_to_those_who_want_the_probabilities_of_the_prompt() {
+    let mut engine = load(SMOLLM2, &options());
+    let end = engine.tokenizer().encode("<|im_end|>", true)[0];
+    let ask = |prompt_logprobs| Request {
+        prompt_logprobs,
+        ignore_eos: false,
+        sampling: Sampling {
+            logprobs: Some(1),
+            logit_bias: vec![(end, 100.0)],
+            ..Sampling::default()
+        },
+        ..request(0, vec![5, 6, 7], 4)
+    };
+    let (prompt, others) = score(&mut engine, vec![ask(Some(0))]).remove(0);
+    assert_eq!(prompt.len(), 2);
+    let [Event::Ended { token, logprobs, .. }] = &others[..] else {
+        panic!("{others:?}")
+    };
+    assert!(*token == end && logprobs.chosen < 0.0 && logprobs.top.len() == 1);
+    assert_eq!(score(&mut engine, vec![ask(None)]).remove(0), (vec![], vec![]));
 }
 
 #[test]

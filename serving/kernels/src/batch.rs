@@ -14,6 +14,8 @@ pub enum Want {
     Each,
     /// All logits, and the most likely token.
     Logits,
+    /// The same after each of them.
+    EachLogits,
 }
 
 /// The tokens of one step.
@@ -80,10 +82,10 @@ impl Batch {
         let outputs = match want {
             Want::Nothing => self.rows.len()..self.rows.len(),
             Want::Best | Want::Logits => first.max(self.rows.len().saturating_sub(1))..self.rows.len(),
-            Want::Each => first..self.rows.len(),
+            Want::Each | Want::EachLogits => first..self.rows.len(),
         };
         for row in outputs {
-            let logits = (want == Want::Logits).then_some(self.logits);
+            let logits = matches!(want, Want::Logits | Want::EachLogits).then_some(self.logits);
             self.logits += usize::from(logits.is_some());
             self.outputs.push(Output { row, logits });
         }

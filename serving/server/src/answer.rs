@@ -1,5 +1,6 @@
 //! One sequence as its caller sees it: the engine's tokens become text pieces and an end. Streamed
 //! and whole answers read the same pieces, so they cannot differ. Dropping an answer cancels it.
+use crate::echo::Echo;
 use crate::engine_thread::{Ticket, Update};
 use crate::error::ApiError;
 use crate::input::Prompt;
@@ -47,12 +48,14 @@ pub struct Answer {
     ticket: Ticket,
     tokenizer: Arc<Tokenizer>,
     text: TextAssembler,
-    /// Characters that were given out.
+    /// Characters that were given out, or are before everything else.
     sent: usize,
     /// Tokens whose text is held back.
     scored: VecDeque<Scored>,
     /// Comes before everything else.
-    echo: Option<String>,
+    echo: Option<Echo>,
+    /// Characters before those of `text`.
+    echoed: usize,
     shows_special: bool,
     /// Of an answer that may call tools.
     calls: Option<Calls>,
@@ -71,14 +74,19 @@ impl Answer {
         prompt: &Prompt,
         arrived: Instant,
     ) -> Self {
+        let text = TextAssembler::new(settings.stops.clone(), settings.includes_stop);
+        let scores = settings.sampling.logprobs.is_some();
+        let echo = settings.echo.then(|| Echo::new(prompt, &tokenizer, scores));
+        let echoed = echo.as_ref().map_or(0, Echo::characters);
         Self {
             record: Record::new(metrics, prompt.tokens.len(), arrived),
             ticket,
             tokenizer,
-            text: TextAssembler::new(settings.stops.clone(), settings.includes_stop),
-            sent: 0,
+            text,
+            sent: echoed,
             scored: VecDeque::new(),
-            echo: settings.echo.then(|| prompt.text.clone()),
+            echo,
+            echoed,
             shows_special: settings.shows_special,
             calls,
             min_tokens: settings.sampling.min_tokens,
@@ -100,21 +108,33 @@ impl Answer {
         if self.record.has_ended() {
             return Ok(None);
         }
-        if let Some(text) = self.echo.take() {
-            return Ok(Some(Piece {
-                text,
-                tokens: Vec::new(),
-                calls: Vec::new(),
-                end: None,
-            }));
+        loop {
+            if let Some(echo) = self.echo.take_if(|echo| echo.is_complete()) {
+                let (text, tokens) = echo.finish();
+                return Ok(Some(Piece {
+                    text,
+                    tokens,
+                    calls: Vec::new(),
+                    end: None,
+                }));
+            }
+            match self.ticket.next().await {
+                Some(Update::Started { cached_tokens, at }) => self.record.started(cached_tokens, at),
+                Some(Update::Prompt(logprobs)) => {
+                    if let Some(echo) = &mut self.echo {
+                        echo.add(&self.tokenizer, logprobs.iter().map(Some));
+                    }
+                }
+                Some(Update::Ended { token, logprobs }) => self.score(token, &logprobs),
+                update => return self.answered(update).map(Some),
+            }
         }
-        let mut update = self.ticket.next().await;
-        if let Some(Update::Started { cached_tokens, at }) = update {
-            self.record.started(cached_tokens, at);
-            update = self.ticket.next().await;
-        }
+    }
+
+    /// The piece of a token, or of the end.
+    fn answered(&mut self, update: Option<Update>) -> Result<Piece, ApiError> {
         match update {
-            Some(Update::Token { token, logprobs, at }) => Ok(Some(self.token(token, logprobs.as_deref(), at))),
+            Some(Update::Token { token, logprobs, at }) => Ok(self.token(token, logprobs.as_deref(), at)),
             Some(Update::Finished { reason, usage, at }) => {
                 self.record.set_usage(usage);
                 let text = std::mem::take(&mut self.text);
@@ -126,7 +146,7 @@ impl Answer {
                     EngineReason::NonFinite => return Err(self.fail(ApiError::NotFinite)),
                     EngineReason::Constraint => return Err(self.fail(ApiError::TooComplex)),
                 };
-                Ok(Some(self.end(text, reason, stopped, at)))
+                Ok(self.end(text, reason, stopped, at))
             }
             other => {
                 let error = lost(other.as_ref());
@@ -138,9 +158,7 @@ impl Answer {
     fn token(&mut self, token: u32, logprobs: Option<&Logprobs>, at: Instant) -> Piece {
         self.record.token(at);
         if let Some(logprobs) = logprobs {
-            let offset = self.text.characters();
-            self.scored
-                .push_back(Scored::new(&self.tokenizer, token, offset, logprobs));
+            self.score(token, logprobs);
         }
         let is_mark = |text: &str| [OPEN, CLOSE].contains(&text);
         // In some vocabularies the marks of calls are control tokens, which have no text.
@@ -160,6 +178,13 @@ impl Answer {
         }
         let tokens = self.release(&text);
         self.piece(text, tokens)
+    }
+
+    /// A token that begins where the text so far ends.
+    fn score(&mut self, token: u32, logprobs: &Logprobs) {
+        let offset = self.echoed + self.text.characters();
+        let scored = Scored::new(&self.tokenizer, token, offset, Some(logprobs));
+        self.scored.push_back(scored);
     }
 
     /// The tokens that begin inside the text up to the end of `text`, which is given out now.

@@ -1,6 +1,6 @@
 //! The synchronous engine on a thread of its own, and the cheap handle that tasks hold. The thread
 //! only steps and passes token ids on; text, JSON and sockets belong to the tasks. A sequence's
-//! channel holds at most `max_tokens` updates, so a slow reader neither blocks a step nor grows
+//! channel holds at most one update a token of prompt and answer, so a slow reader neither blocks a step nor grows
 //! without bound; the number of sequences is bounded by permits. Dropping a `Ticket` cancels its
 //! sequence; dropping the last handle ends the thread.
 use crate::model_thread::{self, ModelThread};
@@ -30,7 +30,8 @@ pub trait Backend {
     fn stats(&self) -> Stats;
 }
 
-/// What happens to a sequence, in order: `Admitted` or `Refused`; `Started`; tokens; `Finished`.
+/// What happens to a sequence, in order: `Admitted` or `Refused`; `Started`; its prompt's probabilities, tokens and what
+/// ended them; `Finished`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
     /// The engine has queued it.
@@ -43,6 +44,15 @@ pub enum Update {
         cached_tokens: usize,
         /// When this step began.
         at: Instant,
+    },
+    /// How likely the next tokens of the prompt were, from its second on; if they were asked for.
+    Prompt(Vec<Logprobs>),
+    /// The token that ended the answer and is no part of it; if the prompt's probabilities were asked for.
+    Ended {
+        /// Its id.
+        token: u32,
+        /// How likely it was.
+        logprobs: Box<Logprobs>,
     },
     /// The next token.
     Token {
@@ -65,7 +75,7 @@ pub enum Update {
 }
 
 enum Command {
-    Submit { request: Request, sequence: Sequence },
+    Submit { request: Box<Request>, sequence: Sequence },
     Cancel(RequestId),
 }
 
@@ -159,6 +169,7 @@ impl EngineHandle {
             updates: sender,
             _permit: place,
         };
+        let request = Box::new(request);
         if self.commands.send(Command::Submit { request, sequence }).is_err() {
             // The thread is gone; the ticket's channel is closed, which its reader reports.
             self.shared.progress.end();
@@ -252,7 +263,7 @@ impl<B: Backend> EngineLoop<B> {
         match command {
             Command::Submit { request, sequence } => {
                 let id = request.id;
-                match self.backend.submit(request) {
+                match self.backend.submit(*request) {
                     Ok(()) => {
                         send(&sequence, Update::Admitted);
                         self.live.insert(id, sequence);
@@ -284,6 +295,16 @@ impl<B: Backend> EngineLoop<B> {
                             at: begin,
                         },
                     );
+                }
+            }
+            Event::Prompt { id, logprobs } => {
+                if let Some(sequence) = self.live.get(&id) {
+                    send(sequence, Update::Prompt(logprobs));
+                }
+            }
+            Event::Ended { id, token, logprobs } => {
+                if let Some(sequence) = self.live.get(&id) {
+                    send(sequence, Update::Ended { token, logprobs });
                 }
             }
             Event::Token { id, token, logprobs } => {

@@ -159,6 +159,7 @@ async fn submit(
             cache_salt,
             priority: settings.priority,
             constraint: constraint.clone(),
+            prompt_logprobs: settings.sampling.logprobs.filter(|_| settings.echo),
         };
         let ticket = model.engine.submit(request, own);
         let (tokenizer, metrics) = (model.tokenizer.clone(), app.metrics.clone());

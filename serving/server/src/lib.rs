@@ -7,6 +7,7 @@ mod args;
 mod body;
 mod calls;
 mod config;
+mod echo;
 mod embed_thread;
 mod embeddings;
 mod engine_thread;

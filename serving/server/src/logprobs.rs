@@ -1,4 +1,4 @@
-//! Log-probabilities: how many a request may ask for, and an answer's in the shapes of both endpoints.
+//! Log-probabilities: how many a request may ask for, and a text's in the shapes of both endpoints.
 use crate::error::ApiError;
 use crate::reply::Endpoint;
 use std::collections::BTreeMap;
@@ -11,29 +11,27 @@ pub const MAX_CHAT: u64 = 20;
 /// The same for completions.
 pub const MAX_COMPLETION: u64 = 5;
 
-/// A token of an answer.
+/// A token of an answer, or of the prompt that it begins with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     bytes: Vec<u8>,
-    /// Characters of the answer before it.
+    /// Characters of the text before it.
     pub offset: usize,
-    logprob: f32,
+    /// Nothing comes before the first token of a prompt that would make it likely.
+    logprob: Option<f32>,
     top: Vec<(Vec<u8>, f32)>,
 }
 
 impl Scored {
     /// With the bytes of its tokens, control tokens by their names.
-    pub fn new(tokenizer: &Tokenizer, token: u32, offset: usize, logprobs: &Logprobs) -> Self {
+    pub fn new(tokenizer: &Tokenizer, token: u32, offset: usize, logprobs: Option<&Logprobs>) -> Self {
         let bytes = |token| tokenizer.piece_with_special(token).to_vec();
+        let top = logprobs.map_or(&[][..], |logprobs| &logprobs.top);
         Self {
             bytes: bytes(token),
             offset,
-            logprob: logprobs.chosen,
-            top: logprobs
-                .top
-                .iter()
-                .map(|&(token, logprob)| (bytes(token), logprob))
-                .collect(),
+            logprob: logprobs.map(|logprobs| logprobs.chosen),
+            top: top.iter().map(|&(token, logprob)| (bytes(token), logprob)).collect(),
         }
     }
 }
@@ -87,7 +85,8 @@ pub fn chat(tokens: Vec<Scored>) -> ChatLogprobs {
         bytes,
     };
     let scored = |scored: Scored| TokenLogprob {
-        token: one((scored.bytes, scored.logprob)),
+        // Chats have no tokens of prompts, and so none without a probability.
+        token: one((scored.bytes, scored.logprob.unwrap_or_default())),
         top_logprobs: scored.top.into_iter().map(one).collect(),
     };
     ChatLogprobs {
@@ -105,10 +104,12 @@ pub fn completion(tokens: Vec<Scored>) -> CompletionLogprobs {
             // Best first: of tokens with the same text the likelier one stays.
             top.entry(self::name(&bytes)).or_insert(logprob);
         }
-        top.entry(name.clone()).or_insert(scored.logprob);
+        if let Some(logprob) = scored.logprob {
+            top.entry(name.clone()).or_insert(logprob);
+        }
         lists.tokens.push(name);
         lists.token_logprobs.push(scored.logprob);
-        lists.top_logprobs.push(top);
+        lists.top_logprobs.push(scored.logprob.map(|_| top));
         lists.text_offset.push(scored.offset);
     }
     lists
@@ -179,13 +180,13 @@ mod tests {
             Scored {
                 bytes: b"a".to_vec(),
                 offset: 0,
-                logprob: -1.0,
+                logprob: Some(-1.0),
                 top: vec![(b"b".to_vec(), -0.5)],
             },
             Scored {
                 bytes: b"\xe2\x82".to_vec(),
                 offset: 1,
-                logprob: -0.25,
+                logprob: Some(-0.25),
                 top: vec![(b"\xe2\x82".to_vec(), -0.25)],
             },
         ]

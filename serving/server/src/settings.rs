@@ -5,6 +5,7 @@ use crate::reply::Endpoint;
 use crate::sampling::sampling;
 use crate::structured::{Form, form};
 use crate::tools::Tools;
+use std::ops::RangeInclusive;
 use windlass_api::openai::{GenerateRequest, Stop};
 use windlass_engine::request::Sampling;
 
@@ -15,7 +16,7 @@ pub const MAX_STOP_BYTES: usize = 1024;
 /// Answers for each prompt: OpenAI's own limit.
 pub const MAX_CHOICES: usize = 128;
 /// What a request may ask for; 0 without.
-const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
+const PRIORITIES: RangeInclusive<i32> = -100..=100;
 /// Bytes of a cache salt.
 pub const MAX_CACHE_SALT_BYTES: usize = 256;
 
@@ -47,7 +48,7 @@ pub struct Settings {
     pub ignore_eos: bool,
     /// Answers for each prompt.
     pub choices: usize,
-    /// The text begins with the prompt.
+    /// The text begins with the prompt, and with its probabilities if those of the answer are asked for.
     pub echo: bool,
     /// None of them empty.
     pub stops: Vec<String>,
@@ -80,8 +81,16 @@ impl Settings {
             Endpoint::Completions => 16,
             Endpoint::Chat => bounds.context,
         };
-        let max_tokens = max_tokens(request, bounds.context)?.unwrap_or(default_tokens);
+        let echo = echo(request, bounds.endpoint)?;
+        let least_tokens = if echo { 0 } else { 1 };
+        let max_tokens = max_tokens(request, least_tokens..=bounds.context)?.unwrap_or(default_tokens);
         let sampling = sampling(request, max_tokens, bounds, random_seed)?;
+        let has_suffix = request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty());
+        if echo && sampling.logprobs.is_some() && has_suffix {
+            // The tokens are those of text, suffix and marks; the text is only a part of them.
+            let message = "it is not supported together with `logprobs` and `suffix`";
+            return Err(ApiError::invalid("echo", message));
+        }
         let (form, tools) = (form(request)?, Tools::new(request)?);
         if let (Some(form), Some(_)) = (&form, &tools) {
             return Err(ApiError::invalid(form.param, "it cannot be combined with `tools`"));
@@ -97,7 +106,7 @@ impl Settings {
                 .unwrap_or(false),
             max_tokens,
             choices: choices(request)?,
-            echo: echo(request, bounds.endpoint, sampling.logprobs.is_some())?,
+            echo,
             sampling,
             ignore_eos: request.ignore_eos.unwrap_or(false),
             stops: stops(request.stop.take())?,
@@ -111,7 +120,7 @@ impl Settings {
     }
 }
 
-fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>, ApiError> {
+fn max_tokens(request: &GenerateRequest, range: RangeInclusive<usize>) -> Result<Option<usize>, ApiError> {
     let fields = [
         ("max_completion_tokens", request.max_completion_tokens),
         ("max_tokens", request.max_tokens),
@@ -119,11 +128,15 @@ fn max_tokens(request: &GenerateRequest, context: usize) -> Result<Option<usize>
     let mut wanted = None;
     for (param, value) in fields {
         let Some(value) = value else { continue };
-        let fits = usize::try_from(value)
-            .ok()
-            .filter(|&tokens| 0 < tokens && tokens <= context);
-        let tokens = fits
-            .ok_or_else(|| ApiError::invalid(param, format!("it must be 1 to {context}, the context of this model")))?;
+        let fits = usize::try_from(value).ok().filter(|tokens| range.contains(tokens));
+        let tokens = fits.ok_or_else(|| {
+            let message = format!(
+                "it must be {} to {}, the context of this model",
+                range.start(),
+                range.end()
+            );
+            ApiError::invalid(param, message)
+        })?;
         if wanted.is_some_and(|other| other != tokens) {
             return Err(ApiError::invalid(
                 param,
@@ -157,16 +170,12 @@ fn choices(request: &GenerateRequest) -> Result<usize, ApiError> {
     }
 }
 
-fn echo(request: &GenerateRequest, endpoint: Endpoint, logprobs: bool) -> Result<bool, ApiError> {
+fn echo(request: &GenerateRequest, endpoint: Endpoint) -> Result<bool, ApiError> {
     let echo = request.echo.unwrap_or(false);
-    match endpoint {
-        Endpoint::Chat if echo => Err(ApiError::invalid("echo", "it is for completions only")),
-        Endpoint::Completions if echo && logprobs => {
-            let message = "it is not supported together with `logprobs`: those of the prompt are not known";
-            Err(ApiError::invalid("echo", message))
-        }
-        _ => Ok(echo),
+    if echo && endpoint == Endpoint::Chat {
+        return Err(ApiError::invalid("echo", "it is for completions only"));
     }
+    Ok(echo)
 }
 
 fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
@@ -240,6 +249,8 @@ mod tests {
             r#"{"temperature":2,"top_p":1,"top_k":2147483647,"seed":9007199254740993,"max_tokens":2048,"stop":[]}"#,
             r#"{"max_tokens":5,"max_completion_tokens":5,"stop":["a","b","c","d"],"cache_salt":"t"}"#,
             r#"{"n":128,"best_of":128,"logprobs":5}"#,
+            r#"{"echo":true,"logprobs":5,"max_tokens":0,"suffix":""}"#,
+            r#"{"echo":true,"max_tokens":0,"suffix":"a"}"#,
             r#"{"echo":true,"include_stop_str_in_output":true,"skip_special_tokens":false}"#,
             r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
         ] {
@@ -273,7 +284,8 @@ mod tests {
             (r#"{"priority":4294967296}"#, "priority"),
             (r#"{"n":2,"best_of":1000000000}"#, "best_of"),
             (r#"{"logprobs":6}"#, "logprobs"),
-            (r#"{"logprobs":0,"echo":true}"#, "echo"),
+            (r#"{"logprobs":0,"echo":true,"suffix":"a"}"#, "echo"),
+            (r#"{"max_tokens":0,"echo":false}"#, "max_tokens"),
             (r#"{"stop":""}"#, "stop"),
             (r#"{"stop":["a","b","c","d","e"]}"#, "stop"),
             (r#"{"stop":["a",""]}"#, "stop"),

@@ -1,8 +1,8 @@
 """Asks a running windlass-server through OpenAI's own Python client: every endpoint and parameter, streaming and not.
 
-    python openai_client.py http://127.0.0.1:8000/v1
+    python openai_client.py http://127.0.0.1:8000/v1 [CHECK...]
 
-Needs the PyPI package `openai`. Ends with 0 when every check holds, with a traceback otherwise.
+Without names it makes those checks that every chat model passes. Needs the PyPI package `openai`. Ends with 0 when every check holds, with a traceback otherwise.
 Routes and parameters that OpenAI's API does not know go through the client's own ways to send them (`extra_body`, `post`).
 """
 
@@ -153,16 +153,60 @@ def completions(client: openai.OpenAI, model: str) -> None:
     for token, logprob, top in zip(lists.tokens, lists.token_logprobs, lists.top_logprobs, strict=True):
         assert len(top) == 2 and top[token] == logprob == max(top.values()), lists
     refused(create, "logprobs", **ask, logprobs=6)
-    refused(create, "echo", **ask, logprobs=1, echo=True)
+    refused(create, "echo", **ask, logprobs=1, echo=True, suffix="a")
+
+
+def scores(client: openai.OpenAI, model: str) -> None:
+    """Log-likelihoods of a continuation, asked for and read as lm-evaluation-harness's local-completions does."""
+    root = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
+
+    def encoded(text: str) -> list[int]:
+        return root.post("/tokenize", body={"model": model, "prompt": text}, cast_to=dict[str, list[int]])["tokens"]
+
+    context, likely, unlikely = encoded("One, two, three, four,"), encoded(" five, six"), encoded(" the, cat")
+    found = {}
+    for max_tokens in (0, 1):
+        prompts = [context + likely, context + unlikely]
+        answer = client.completions.create(model=model, prompt=prompts, temperature=0, max_tokens=max_tokens,
+                                           logprobs=1, seed=1234, echo=True)
+        for prompt, choice in zip(prompts, answer.choices, strict=True):
+            lists = choice.logprobs
+            assert len(lists.tokens) == len(lists.text_offset) == len(prompt) + max_tokens, lists
+            assert lists.token_logprobs[0] is None and lists.top_logprobs[0] is None, lists
+            assert "".join(lists.tokens) == choice.text, choice
+            place = slice(len(context), -max_tokens or None)
+            pairs = list(zip(lists.token_logprobs[place], lists.top_logprobs[place], strict=True))
+            greedy = all(logprob == max(top.values()) for logprob, top in pairs)
+            found.setdefault(max_tokens, []).append((sum(logprob for logprob, _ in pairs), greedy))
+    assert found[0] == found[1], found
+    (high, is_greedy), (low, is_not) = found[1]
+    assert low < high < 0 and is_greedy and not is_not, found
 
 
 def hole(client: openai.OpenAI, model: str) -> None:
-    """Models that have learnt it fill the hole; the others say that they have not."""
-    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n", "max_tokens": 8}
+    """A model that has not learnt to fill a hole says so."""
+    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n"}
     try:
-        assert client.completions.create(**ask, temperature=0).choices[0].text
+        client.completions.create(**ask)
+        raise AssertionError("a suffix was accepted")
     except openai.BadRequestError as error:
         assert (error.param, error.code) == ("suffix", "unsupported_parameter"), error
+
+
+def fill(client: openai.OpenAI, model: str) -> None:
+    """A model that has learnt it fills the hole, streaming and not."""
+    create = client.completions.create
+    ask = {"model": model, "prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n", "stop": "\n",
+           "temperature": 0, "max_tokens": 16}
+    whole = create(**ask)
+    assert whole.choices[0].text.strip() == "a + b" and whole.choices[0].finish_reason == "stop", whole
+    assert "".join(chunk.choices[0].text for chunk in create(**ask, stream=True)) == whole.choices[0].text
+    echoed = create(**ask, echo=True, n=2)
+    assert [choice.text for choice in echoed.choices] == [ask["prompt"] + whole.choices[0].text] * 2, echoed
+    lists = create(**ask, logprobs=1).choices[0].logprobs
+    assert "".join(lists.tokens).startswith(whole.choices[0].text), lists
+    assert create(**{**ask, "suffix": ""}).usage.prompt_tokens < whole.usage.prompt_tokens
+    refused(create, "suffix", **{**ask, "prompt": [1, 2]})
 
 
 def tokens(client: openai.OpenAI, model: str) -> None:
@@ -195,14 +239,19 @@ def errors(client: openai.OpenAI, model: str) -> None:
         assert error.code == "context_length_exceeded", error
 
 
+EVERY = (chat, chat_logprobs, sampling, completions, scores, hole, tokens, errors)
+
+
 def main() -> None:
-    if len(sys.argv) != 2:
+    checks = {check.__name__: check for check in (*EVERY, fill)}
+    if len(sys.argv) < 2 or not checks.keys() >= set(sys.argv[2:]):
         sys.exit(__doc__)
     client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=120)
     model = models(client)
-    for check in (chat, chat_logprobs, sampling, completions, hole, tokens, errors):
+    asked = [checks[name] for name in sys.argv[2:]] or EVERY
+    for check in asked:
         check(client, model)
-    print(f"openai {openai.__version__}: everything of `{model}` is as its client expects")
+    print(f"openai {openai.__version__}: {len(asked)} checks of `{model}` hold")
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ pub struct Logprob {
 pub struct CompletionLogprobs {
     /// The texts of the tokens; one that is not UTF-8 on its own is written as `bytes:\xe2\x82`.
     pub tokens: Vec<String>,
-    /// How likely each was.
-    pub token_logprobs: Vec<f32>,
-    /// The most likely tokens at each place, and the one that was chosen.
-    pub top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// How likely each was; null for the first token of an echoed prompt, which nothing comes before.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The most likely tokens at each place, and the one that is there; null as in `token_logprobs`.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Characters of the text before each.
     pub text_offset: Vec<usize>,
 }

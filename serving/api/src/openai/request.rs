@@ -27,7 +27,7 @@ pub struct GenerateRequest {
     /// Only with `stream`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_options: Option<StreamOptions>,
-    /// Tokens to generate at most.
+    /// Tokens to generate at most; 0 only with `echo`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u64>,
     /// The newer name of `max_tokens`.
@@ -93,7 +93,7 @@ pub struct GenerateRequest {
     /// Chat only: how many tokens at each place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_logprobs: Option<u64>,
-    /// Completions only: the text of the answer begins with the prompt.
+    /// Completions only: the text of the answer begins with the prompt, and so do its `logprobs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo: Option<bool>,
     /// Requests share cached prefixes only with requests of the same salt. Not part of OpenAI's API.

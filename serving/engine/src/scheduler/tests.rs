@@ -63,13 +63,26 @@ fn paced_step(scheduler: &mut Scheduler, pace: &Pace, plan: &mut Vec<Work>, done
         (0..scheduler.running.len()).collect::<Vec<_>>(),
         "a runner stands still"
     );
+    let outputs = plan
+        .iter()
+        .map(|work| scheduler.running[work.index].outputs(work.count));
+    assert!(
+        outputs.sum::<usize>() <= scheduler.limits.outputs(),
+        "more outputs than there is room for"
+    );
     let mut finished = Vec::new();
     for work in plan.iter() {
         let sequence = scheduler.running_mut(work.index);
+        if sequence.scores() {
+            assert!(sequence.computed <= sequence.scored, "tokens without logits");
+            let scored = (sequence.computed + work.count).min(sequence.prompt_tokens - 1);
+            sequence.scored = scored.max(sequence.scored);
+        }
         assert!(sequence.table.blocks().len() * 4 >= sequence.computed + work.count);
         sequence.started = true;
         sequence.advance(work.count);
         if sequence.need() == 0 {
+            assert!(!sequence.scores(), "an answer before its prompt's probabilities");
             let token = next_token(&sequence.tokens);
             sequence.push(token);
             if sequence.tokens.len() >= sequence.limit {
@@ -114,7 +127,8 @@ proptest! {
 
     #[test]
     fn every_request_gets_its_own_tokens_whatever_else_runs(
-        requests in prop::collection::vec((prop::collection::vec(0u32..3, 1..20), 1usize..12, 0i32..3), 1..12),
+        requests in prop::collection::vec((prop::collection::vec(0u32..3, 1..28), 1usize..12, 0i32..3), 1..12),
+        scored in prop::collection::vec(any::<bool>(), 12),
         sequences in 1usize..5,
         extra in 0usize..9,
         blocks in 8u32..20,
@@ -124,6 +138,7 @@ proptest! {
         let limits = paced(step_millis, first_token_millis, limits(32, sequences, sequences + extra));
         let all = (0..).zip(&requests).map(|(id, (prompt, max_tokens, priority))| Request {
             priority: *priority,
+            prompt_logprobs: scored[id as usize].then_some(1),
             ..request(id, prompt.clone(), *max_tokens)
         });
         let (done, _) = run_paced(Scheduler::new(limits, blocks), &millisecond_a_token(), all);
@@ -161,6 +176,28 @@ fn a_prefix_that_somebody_computes_is_waited_for_and_then_shared() {
     assert_eq!(plan, [Work { index: 0, count: 1 }, Work { index: 1, count: 1 }]);
     assert_eq!(scheduler.running()[1].cached, 16);
     assert_eq!(scheduler.counters(), (0, 34, 16));
+}
+
+#[test]
+fn a_prompt_of_which_all_logits_are_wanted_takes_nothing_from_the_cache_and_few_rows_a_step() {
+    let mut scheduler = Scheduler::new(limits(64, 4, 64), 32);
+    let prompt: Vec<u32> = (0..33).collect();
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    scheduler.add(request(0, prompt.clone(), 8));
+    step(&mut scheduler, &mut plan, &mut done);
+    for id in [1, 2] {
+        scheduler.add(Request {
+            prompt_logprobs: Some(1),
+            ..request(id, prompt.clone(), 8)
+        });
+    }
+    let mut steps = Vec::new();
+    while scheduler.running().len() < 3 || scheduler.running()[2].scores() {
+        step(&mut scheduler, &mut plan, &mut done);
+        steps.push(plan.iter().map(|work| work.count).collect::<Vec<_>>());
+    }
+    assert_eq!(steps, [[1, 16, 1], [1, 16, 1], [1, 1, 16], [1, 1, 15]]);
+    assert_eq!(scheduler.running()[2].cached, 0);
 }
 
 #[test]

@@ -10,13 +10,23 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openai_client.p
 
 #[test]
 fn openais_own_client_can_use_every_endpoint_and_parameter() {
-    let packages = client();
-    let server = Server::start(&["--context-length", "2048"]);
+    check(&Server::start(&["--context-length", "2048"]), &[]);
+}
+
+#[test]
+fn openais_own_client_lets_a_model_of_code_fill_the_middle_of_a_text() {
+    let model = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
+    check(&Server::start_with(model, &["--context-length", "512"]), &["fill"]);
+}
+
+/// Runs the script's checks of these names, or those for every model.
+fn check(server: &Server, names: &[&str]) {
     let mut python = Command::new("python3");
     python
         .arg(SCRIPT)
         .arg(format!("http://{}/v1", server.address))
-        .env("PYTHONPATH", packages)
+        .args(names)
+        .env("PYTHONPATH", client())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("NO_PROXY", "127.0.0.1")
         .env("no_proxy", "127.0.0.1");

@@ -41,7 +41,7 @@ fn accepted(settings: &Settings, sequences: &[Vec<u32>], vocabulary: usize) {
     assert!((0.0..=2.0).contains(&sampling.temperature), "{sampling:?}");
     assert!(sampling.top_p > 0.0 && sampling.top_p <= 1.0, "{sampling:?}");
     assert!(sampling.top_k <= i32::MAX as usize, "{sampling:?}");
-    assert!((1..=CONTEXT).contains(&settings.max_tokens));
+    assert!((usize::from(!settings.echo)..=CONTEXT).contains(&settings.max_tokens));
     assert!((0.0..=1.0).contains(&sampling.min_p), "{sampling:?}");
     for penalty in [sampling.presence_penalty, sampling.frequency_penalty] {
         assert!((-2.0..=2.0).contains(&penalty), "{sampling:?}");
