@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 use windlass_api::openai::GenerateRequest;
-use windlass_engine::grammar::{Constraint, Grammars};
+use windlass_engine::grammar::{Constraint, Grammar, Grammars};
 use windlass_engine::request::Request as EngineRequest;
 
 /// Bytes of the words about a grammar that are repeated: they quote it.
@@ -105,27 +105,30 @@ async fn encode(
     let (tokenizer, template, context) = (model.tokenizer.clone(), model.template.clone(), model.context);
     let now = unix_seconds();
     let grammars = model.grammars.clone();
+    let schema = settings.form.as_ref().and_then(|form| match &form.grammar {
+        Grammar::JsonSchema(schema) => Some(schema),
+        _ => None,
+    });
     let calls = |tools: &Tools| Form {
-        grammar: tools.grammar(&tokenizer),
+        grammar: tools.grammar(&tokenizer, schema),
         param: "tools",
     };
-    let form = settings.form.clone().or_else(|| settings.tools.as_ref().map(calls));
+    // The last one binds the answer. A form beside tools is a part of theirs: alone, its faults are named as its own.
+    let forms = [settings.form.clone(), settings.tools.as_ref().map(calls)];
     blocking(move || {
         let prompts = input.encode(&tokenizer, &template, context, now)?;
-        let Some(form) = form else {
-            return Ok((prompts, None));
-        };
-        let grammars = grammars.get_or_init(|| Grammars::new(&tokenizer)).as_ref();
-        let constraint = grammars
-            .map_err(Clone::clone)
-            .and_then(|grammars| grammars.constraint(&form.grammar));
-        match constraint {
-            Ok(constraint) => Ok((prompts, Some(constraint))),
-            Err(error) => {
+        let mut constraint = None;
+        for form in forms.into_iter().flatten() {
+            let grammars = grammars.get_or_init(|| Grammars::new(&tokenizer)).as_ref();
+            let compiled = grammars
+                .map_err(Clone::clone)
+                .and_then(|grammars| grammars.constraint(&form.grammar));
+            constraint = Some(compiled.map_err(|error| {
                 let message = shortened(&error.to_string(), MAX_QUOTED_GRAMMAR_BYTES);
-                Err(ApiError::invalid(form.param, message))
-            }
+                ApiError::invalid(form.param, message)
+            })?);
         }
+        Ok((prompts, constraint))
     })
     .await
 }

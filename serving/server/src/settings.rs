@@ -7,6 +7,7 @@ use crate::structured::{Form, form};
 use crate::tools::Tools;
 use std::ops::RangeInclusive;
 use windlass_api::openai::{GenerateRequest, Stop};
+use windlass_engine::grammar::Grammar;
 use windlass_engine::request::Sampling;
 
 /// Stop texts of a request.
@@ -60,7 +61,7 @@ pub struct Settings {
     pub cache_salt: Option<String>,
     /// Lower goes first.
     pub priority: i32,
-    /// What the answer must be.
+    /// What the answer must be, or its text where it may call tools.
     pub form: Option<Form>,
     /// What the model may call.
     pub tools: Option<Tools>,
@@ -92,8 +93,11 @@ impl Settings {
             return Err(ApiError::invalid("echo", message));
         }
         let (form, tools) = (form(request)?, Tools::new(request)?);
-        if let (Some(form), Some(_)) = (&form, &tools) {
-            return Err(ApiError::invalid(form.param, "it cannot be combined with `tools`"));
+        if let (Some(form), Some(_)) = (&form, &tools)
+            && !matches!(form.grammar, Grammar::JsonSchema(_))
+        {
+            let message = "it cannot be combined with `tools`; a JSON schema can";
+            return Err(ApiError::invalid(form.param, message));
         }
         if tools.is_some() && bounds.endpoint != Endpoint::Chat {
             return Err(ApiError::invalid("tools", "they are for chats only"));

@@ -92,31 +92,36 @@ impl Tools {
         self.tools.iter().map(tool).collect()
     }
 
-    /// The answers that are well-formed: text is free until a call begins, if there may be text.
-    pub fn grammar(&self, tokenizer: &Tokenizer) -> Grammar {
+    /// The answers that are well-formed: calls; or text, if there may be text. That is free until a call begins, or, with
+    /// a schema for it, JSON without calls.
+    pub fn grammar(&self, tokenizer: &Tokenizer, text: Option<&Value>) -> Grammar {
         let one_token = |mark: &str| tokenizer.encode(mark, true).len() == 1;
-        Grammar::Lark(self.lark(one_token(OPEN), one_token(CLOSE)))
+        Grammar::Lark(self.lark(one_token(OPEN), one_token(CLOSE), text.filter(|_| !self.required)))
     }
 
     /// `open` and `close`: whether the marks are tokens of their own, which free text does not have.
-    fn lark(&self, open: bool, close: bool) -> String {
-        let begin = match (open, self.required) {
+    fn lark(&self, open: bool, close: bool, text: Option<&Value>) -> String {
+        let free = !self.required && text.is_none();
+        let begin = match (open, free) {
             (true, _) => OPEN,
-            (false, true) => &quoted(OPEN),
-            (false, false) => "head",
+            (false, false) => &quoted(OPEN),
+            (false, true) => "head",
         };
         let end = if close { CLOSE } else { &quoted(CLOSE) };
         let several = format!("call (\"\\n\" call){{0,{}}}", MAX_REQUIRED_CALLS - 1);
-        let start = match (self.required, open, self.parallel) {
-            (true, _, true) => &several,
-            (true, _, false) => "call",
-            (false, true, true) => "TEXT (call TEXT)*",
-            (false, true, false) => "TEXT call?",
-            (false, false, true) => "call* TEXT",
-            (false, false, false) => "call | TEXT",
+        let start = match (free, open, self.parallel) {
+            (false, _, true) => &several,
+            (false, _, false) => "call",
+            (true, true, true) => "TEXT (call TEXT)*",
+            (true, true, false) => "TEXT call?",
+            (true, false, true) => "call* TEXT",
+            (true, false, false) => "call | TEXT",
         };
-        let mut lark = format!("start: {start}\n");
-        if !self.required {
+        let mut lark = match text {
+            None => format!("start: {start}\n"),
+            Some(schema) => format!("start: {start} | text\ntext: %json {schema}\n"),
+        };
+        if free {
             lark += "TEXT: /(.|\\n)*/\n";
             if !open {
                 lark += &format!("head[lazy]: TEXT {}\n", quoted(OPEN));
@@ -220,7 +225,7 @@ mod tests {
     fn the_grammar_has_the_form_of_a_call_and_free_text_only_where_it_may_be() {
         let lark = |choice: &str, parallel: bool, open: bool| {
             let body = json!({"tools": [tool("f")], "tool_choice": choice, "parallel_tool_calls": parallel});
-            checked(body).unwrap().unwrap().lark(open, open)
+            checked(body).unwrap().unwrap().lark(open, open, None)
         };
         let required = lark("required", true, true);
         assert!(
@@ -240,6 +245,26 @@ mod tests {
         assert!(
             texts.contains("head[lazy]: TEXT \"<tool_call>\"\ncall: head (call0) \"</tool_call>\"\n"),
             "{texts}"
+        );
+    }
+
+    #[test]
+    fn a_schema_for_the_text_leaves_calls_or_its_json() {
+        let lark = |parallel: bool, open: bool| {
+            let tools = checked(json!({"tools": [tool("f")], "parallel_tool_calls": parallel}));
+            tools
+                .unwrap()
+                .unwrap()
+                .lark(open, open, Some(&json!({"type": "array"})))
+        };
+        let one = lark(false, true);
+        let begin = "start: call | text\ntext: %json {\"type\":\"array\"}\ncall: <tool_call> (call0) </tool_call>\n";
+        assert!(one.starts_with(begin), "{one}");
+        let several = lark(true, false);
+        let begin = "start: call (\"\\n\" call){0,15} | text\n";
+        assert!(
+            several.starts_with(begin) && several.contains("call: \"<tool_call>\" (call0)"),
+            "{several}"
         );
     }
 

@@ -151,6 +151,64 @@ fn text_and_calls_are_told_apart_when_the_model_chooses() {
 }
 
 #[test]
+fn an_answer_with_a_schema_beside_tools_is_a_call_or_fits_the_schema() {
+    let server = Server::start_with(QWEN, &["--context-length", "1024"]);
+    let schema = json!({"type": "object", "properties": {"greeting": {"type": "string", "maxLength": 20}},
+                        "required": ["greeting"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "g", "schema": schema}});
+    let with = |mut fields: Value| {
+        fields["response_format"] = format.clone();
+        question(fields)
+    };
+    let kinds = |mut fields: Value, seeds: std::ops::Range<u64>| {
+        let mut kinds = [0, 0];
+        for seed in seeds {
+            fields["seed"] = seed.into();
+            let request = with(fields.clone());
+            let (message, reason) = whole(&server, &request);
+            assert_eq!(streamed(&server, &request), (message.clone(), reason.clone()));
+            match message["content"].as_str() {
+                None => {
+                    assert_eq!(reason, "tool_calls", "{message}");
+                    check(&calls(&message));
+                    kinds[0] += 1;
+                }
+                Some(text) => {
+                    assert_eq!(
+                        (&message.get("tool_calls"), &reason),
+                        (&None, &json!("stop")),
+                        "{message}"
+                    );
+                    let answer: Value = serde_json::from_str(text).expect(text);
+                    assert!(
+                        answer["greeting"].is_string() && answer.as_object().unwrap().len() == 1,
+                        "{answer}"
+                    );
+                    kinds[1] += 1;
+                }
+            }
+        }
+        kinds
+    };
+    let call = json!({"logit_bias": {(OPEN): 100}, "parallel_tool_calls": false, "temperature": 1});
+    assert_eq!(kinds(call, 0..2), [2, 0]);
+    let text = json!({"logit_bias": {(OPEN): -100}, "temperature": 1});
+    assert_eq!(kinds(text, 0..2), [0, 2]);
+    let required = json!({"tool_choice": "required", "parallel_tool_calls": false});
+    assert_eq!(kinds(required, 0..1), [1, 0]);
+    assert_eq!(kinds(json!({"tool_choice": "none"}), 0..1), [0, 1]);
+    // What is wrong with the schema is not said of the tools.
+    let broken = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": 5}}}});
+    let (head, answer) = post(server.address, CHAT, &question(broken));
+    let param = answer["error"]["param"].as_str();
+    assert_eq!(
+        (head.status, param),
+        (400, Some("response_format.json_schema.schema")),
+        "{answer}"
+    );
+}
+
+#[test]
 fn calls_and_their_results_are_part_of_the_conversation() {
     let server = Server::start_with(QWEN, &["--context-length", "1024"]);
     let call = json!({"id": "call_1", "type": "function",
