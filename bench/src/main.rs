@@ -1,6 +1,7 @@
 //! Measures Windlass and its peers: see `bench --help`. Numbers go to stdout and, as JSON, to a file.
 #![allow(clippy::print_stdout, reason = "printing numbers is what it is for")]
 
+mod attention;
 mod client;
 mod compare;
 mod embeddings;
@@ -57,6 +58,14 @@ enum Command {
     Kernels {
         #[command(flatten)]
         args: kernels::KernelsArgs,
+        /// Prints lines of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures attention over scattered blocks, and of a prompt.
+    Attention {
+        #[command(flatten)]
+        args: attention::AttentionArgs,
         /// Prints lines of JSON.
         #[arg(long)]
         json: bool,
@@ -147,6 +156,21 @@ async fn main() -> Result<()> {
                     100.0 * rate.share_of_arithmetic,
                     rate.giga_bytes,
                     100.0 * rate.share_of_memory
+                );
+            }
+        }),
+        Command::Attention { args, json } => attention::run(&args, |rate| {
+            if json {
+                print_json(&rate);
+            } else {
+                println!(
+                    "{:3} x {:4} tokens {:8.3} ms {:6.1} GMAC/s ({:3.0} % of the arithmetic) {:5.1} GB/s",
+                    rate.sequences,
+                    rate.rows,
+                    1e3 * rate.seconds,
+                    rate.giga_macs,
+                    100.0 * rate.share_of_arithmetic,
+                    rate.giga_bytes
                 );
             }
         }),

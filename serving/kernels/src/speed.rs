@@ -132,6 +132,9 @@ impl Attention {
     ///
     /// # Errors
     /// If there is no such cache, or no memory for it.
+    ///
+    /// # Panics
+    /// If `rows` is not in 1..=`context`.
     pub fn new(
         pool: &Pool,
         shape: KvShape,
@@ -140,8 +143,9 @@ impl Attention {
         rows: usize,
         ratio: usize,
     ) -> Result<Attention, KvError> {
+        assert!((1..=context).contains(&rows), "{rows} rows of {context}");
         let each = context.div_ceil(shape.block_tokens.max(1));
-        let mut cache = KvCache::new(shape, sequences * each)?;
+        let mut cache = KvCache::new(shape, sequences.saturating_mul(each))?;
         let blocks: Vec<Vec<u32>> = (0..sequences)
             .map(|sequence| (0..each).map(|block| (block * sequences + sequence) as u32).collect())
             .collect();
