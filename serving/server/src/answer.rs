@@ -249,7 +249,7 @@ impl Answer {
             }
         }
         let ending = match reason {
-            FinishReason::Stop | FinishReason::ToolCalls => Ending::Stop,
+            FinishReason::Stop | FinishReason::ToolCalls | FinishReason::FunctionCall => Ending::Stop,
             FinishReason::Length => Ending::Length,
         };
         self.record(ending, at);

@@ -4,8 +4,8 @@ use crate::logprobs::{self, Scored};
 use serde::Serialize;
 use windlass_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatResponseMessage,
-    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, FunctionCall, ToolCall, ToolCallDelta,
-    Usage,
+    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, FunctionCall, FunctionCallDelta, ToolCall,
+    ToolCallDelta, Usage,
 };
 
 /// Which endpoint answers.
@@ -59,6 +59,8 @@ pub struct Reply {
     pub logprobs: bool,
     /// Choices of each prompt; its tokens are counted once.
     pub choices: usize,
+    /// Calls have their older form, which has room for one.
+    pub older_calls: bool,
 }
 
 /// Puts calls together from what a stream sends of them.
@@ -92,12 +94,8 @@ impl Reply {
                 model: self.model.clone(),
                 choices: numbered(choices, |index, choice| ChatChoice {
                     index,
-                    message: ChatResponseMessage {
-                        role: "assistant".to_owned(),
-                        content: (choice.calls.is_empty() || !choice.text.is_empty()).then_some(choice.text),
-                        tool_calls: choice.calls,
-                    },
-                    finish_reason: choice.end.reason,
+                    finish_reason: self.reason(choice.end.reason),
+                    message: self.message(choice.text, choice.calls),
                     logprobs: self.logprobs.then(|| logprobs::chat(choice.tokens)),
                 }),
                 usage,
@@ -144,17 +142,23 @@ impl Reply {
 
     /// An event with new calls, or pieces of their arguments.
     pub fn calls(&self, index: u32, tool_calls: Vec<ToolCallDelta>) -> Body {
-        let delta = ChatDelta {
-            tool_calls,
-            ..ChatDelta::default()
-        };
+        let mut delta = ChatDelta::default();
+        if self.older_calls {
+            let call = delta.function_call.insert(FunctionCallDelta::default());
+            for part in tool_calls {
+                call.name = call.name.take().or(part.function.name);
+                call.arguments += &part.function.arguments;
+            }
+        } else {
+            delta.tool_calls = tool_calls;
+        }
         self.chat_event(index, delta, None, None)
     }
 
     /// The last event of a choice.
     pub fn closing(&self, index: u32, reason: FinishReason) -> Body {
         match self.endpoint {
-            Endpoint::Chat => self.chat_event(index, ChatDelta::default(), None, Some(reason)),
+            Endpoint::Chat => self.chat_event(index, ChatDelta::default(), None, Some(self.reason(reason))),
             Endpoint::Completions => self.completion_event(index, String::new(), None, Some(reason)),
         }
     }
@@ -166,6 +170,28 @@ impl Reply {
             Endpoint::Chat => Body::ChatChunk(self.chat_chunk(Vec::new(), usage)),
             Endpoint::Completions => Body::Completion(self.completion(Vec::new(), usage)),
         })
+    }
+
+    fn message(&self, text: String, mut calls: Vec<ToolCall>) -> ChatResponseMessage {
+        let content = (calls.is_empty() || !text.is_empty()).then_some(text);
+        // Its grammar gives such an answer one call.
+        let function_call = match self.older_calls {
+            true => calls.drain(..).next().map(|call| call.function),
+            false => None,
+        };
+        ChatResponseMessage {
+            role: "assistant".to_owned(),
+            content,
+            tool_calls: calls,
+            function_call,
+        }
+    }
+
+    fn reason(&self, reason: FinishReason) -> FinishReason {
+        match reason {
+            FinishReason::ToolCalls if self.older_calls => FinishReason::FunctionCall,
+            reason => reason,
+        }
     }
 
     fn chat_event(
@@ -266,6 +292,7 @@ mod tests {
             include_usage,
             logprobs: false,
             choices: 1,
+            older_calls: false,
         }
     }
 
@@ -339,6 +366,46 @@ mod tests {
             {"id": "id-g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
         ]});
         assert_eq!(body["choices"][0]["message"], expected);
+    }
+
+    #[test]
+    fn a_call_in_the_older_form_is_a_field_of_its_own() {
+        let older = Reply {
+            older_calls: true,
+            ..reply(Endpoint::Chat, false)
+        };
+        let delta = |name: Option<&str>, arguments: &str| ToolCallDelta {
+            function: FunctionCallDelta {
+                name: name.map(str::to_owned),
+                arguments: arguments.to_owned(),
+            },
+            ..ToolCallDelta::default()
+        };
+        let begin = vec![delta(Some("f"), ""), delta(None, "{\"a\"")];
+        let event = value(older.calls(0, begin.clone()));
+        let expected = json!({"function_call": {"name": "f", "arguments": "{\"a\""}});
+        assert_eq!(event["choices"][0]["delta"], expected);
+        let event = value(older.calls(0, vec![delta(None, ": 1}")]));
+        assert_eq!(
+            event["choices"][0]["delta"],
+            json!({"function_call": {"arguments": ": 1}"}})
+        );
+        let closing = value(older.closing(0, FinishReason::ToolCalls));
+        assert_eq!(closing["choices"][0]["finish_reason"], "function_call");
+
+        let mut whole = choice("");
+        add_calls(&mut whole.calls, begin);
+        whole.end.reason = FinishReason::ToolCalls;
+        let body = value(older.whole(vec![whole]));
+        let call = json!({"name": "f", "arguments": "{\"a\""});
+        let expected = json!({"role": "assistant", "content": null, "function_call": call});
+        assert_eq!(body["choices"][0]["message"], expected);
+        assert_eq!(body["choices"][0]["finish_reason"], "function_call");
+        let text = value(older.whole(vec![choice("hi")]));
+        assert_eq!(
+            text["choices"][0]["message"],
+            json!({"role": "assistant", "content": "hi"})
+        );
     }
 
     #[test]
