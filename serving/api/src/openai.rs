@@ -20,7 +20,8 @@ pub use model::{Model, ModelList};
 pub use request::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt, Stop, StreamOptions};
 pub use structured::{JsonSchemaFormat, ResponseFormat, StructuredOutputs};
 pub use tools::{
-    FunctionCall, FunctionCallDelta, FunctionName, FunctionTool, Tool, ToolCall, ToolCallDelta, ToolChoice,
+    FunctionCall, FunctionCallDelta, FunctionChoice, FunctionName, FunctionTool, Tool, ToolCall, ToolCallDelta,
+    ToolChoice,
 };
 pub use usage::{FinishReason, PromptTokensDetails, Usage};
 

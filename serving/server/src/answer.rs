@@ -223,7 +223,7 @@ impl Answer {
             }
         }
         let ending = match reason {
-            FinishReason::Stop | FinishReason::ToolCalls => Ending::Stop,
+            FinishReason::Stop | FinishReason::ToolCalls | FinishReason::FunctionCall => Ending::Stop,
             FinishReason::Length => Ending::Length,
         };
         self.record.end(ending, at);

@@ -57,6 +57,7 @@ async fn generate(app: &App, endpoint: Endpoint, request: Request) -> Result<Res
         include_usage: settings.include_usage,
         logprobs: settings.sampling.logprobs.is_some(),
         choices: settings.choices,
+        older_calls: settings.tools.as_ref().is_some_and(Tools::older_form),
     };
     let prompts = encode(model, input, &settings).await?;
     let stream = settings.stream;
@@ -111,7 +112,7 @@ async fn encode(
     });
     let calls = |tools: &Tools| Form {
         grammar: tools.grammar(&tokenizer, schema),
-        param: "tools",
+        param: tools.param(),
     };
     // The last one binds the answer. A form beside tools is a part of theirs: alone, its faults are named as its own.
     let forms = [settings.form.clone(), settings.tools.as_ref().map(calls)];

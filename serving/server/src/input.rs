@@ -46,8 +46,8 @@ impl Input {
         if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
             return Err(ApiError::invalid("suffix", "it is for completions only"));
         }
-        if tools.is_some() && !calls_tools {
-            return Err(no_calls("tools".to_owned()));
+        if let (Some(tools), false) = (tools, calls_tools) {
+            return Err(no_calls(tools.param().to_owned()));
         }
         let messages = messages(request.messages.take(), calls_tools)?;
         Ok(Self::Chat(messages, tools.map(Tools::for_template)))
@@ -228,21 +228,33 @@ fn message_value(index: usize, message: ChatMessage, calls_tools: bool) -> Resul
         "system" | "developer" => "system",
         "user" => "user",
         "assistant" => "assistant",
-        "tool" => "tool",
+        // The second is the older name of the same role.
+        "tool" | "function" => "tool",
         _ => {
             return Err(ApiError::invalid(
                 at("role"),
-                "it must be system, developer, user, assistant or tool",
+                "it must be system, developer, user, assistant, tool or function",
             ));
         }
     };
-    let calls = message.tool_calls.unwrap_or_default();
+    let mut calls = message.tool_calls.unwrap_or_default();
+    let older = message.function_call;
+    if older.is_some() && !calls.is_empty() {
+        let message = "it is the older form of `tool_calls`; send one of them";
+        return Err(ApiError::invalid(at("function_call"), message));
+    }
+    let field = if older.is_some() { "function_call" } else { "tool_calls" };
+    calls.extend(older.map(|function| ToolCall {
+        kind: "function".to_owned(),
+        function,
+        ..ToolCall::default()
+    }));
     if !calls.is_empty() && !calls_tools {
-        return Err(no_calls(at("tool_calls")));
+        return Err(no_calls(at(field)));
     }
     if calls.len() > MAX_CALLS || !calls.is_empty() && role != "assistant" {
         let message = format!("at most {MAX_CALLS} are allowed, and only of the assistant");
-        return Err(ApiError::invalid(at("tool_calls"), message));
+        return Err(ApiError::invalid(at(field), message));
     }
     let content = match message.content {
         Some(content) => content_text(index, content)?,
@@ -253,7 +265,10 @@ fn message_value(index: usize, message: ChatMessage, calls_tools: bool) -> Resul
     let mut value = json!({ "role": role, "content": content });
     if !calls.is_empty() {
         let calls = calls.into_iter().enumerate().map(|(number, call)| {
-            let at = |field: &str| at(&format!("tool_calls[{number}].{field}"));
+            let at = |part: &str| match field {
+                "function_call" => at(&part.replacen("function.", "function_call.", 1)),
+                _ => at(&format!("{field}[{number}].{part}")),
+            };
             call_value(call, at)
         });
         value["tool_calls"] = calls.collect::<Result<Vec<_>, _>>()?.into();
@@ -375,6 +390,8 @@ mod tests {
             {"role": "assistant", "content": "", "tool_calls": []},
             {"role": "assistant", "tool_calls": [call(r#"{"a": 1}"#)]},
             {"role": "tool", "content": "t", "tool_call_id": "1"},
+            {"role": "assistant", "content": null, "function_call": {"name": "g", "arguments": "{}"}},
+            {"role": "function", "content": "r", "name": "g"},
         ]));
         let expected = json!([
             {"role": "system", "content": "d"},
@@ -384,6 +401,10 @@ mod tests {
                 {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
             ]},
             {"role": "tool", "content": "t", "tool_call_id": "1"},
+            {"role": "assistant", "content": "", "tool_calls": [
+                {"id": "", "type": "function", "function": {"name": "g", "arguments": {}}},
+            ]},
+            {"role": "tool", "content": "r", "name": "g"},
         ]);
         assert_eq!(messages, Ok(expected));
     }
@@ -418,6 +439,18 @@ mod tests {
             (
                 json!({"role": "assistant", "tool_calls": [call("{")]}),
                 "messages[1].tool_calls[0].function.arguments",
+            ),
+            (
+                json!({"role": "assistant", "function_call": {"name": "f", "arguments": "{"}}),
+                "messages[1].function_call.arguments",
+            ),
+            (
+                json!({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}, "tool_calls": [call("{}")]}),
+                "messages[1].function_call",
+            ),
+            (
+                json!({"role": "user", "content": "", "function_call": {"name": "f", "arguments": "{}"}}),
+                "messages[1].function_call",
             ),
         ] {
             assert_eq!(chat(json!([ok, bad])), Err(param.to_owned()), "{bad}");

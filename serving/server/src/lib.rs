@@ -12,6 +12,7 @@ mod embed_thread;
 mod embeddings;
 mod engine_thread;
 mod error;
+mod functions;
 mod generate;
 mod http;
 mod input;

@@ -4,7 +4,8 @@ use crate::logprobs::{self, Scored};
 use serde::Serialize;
 use windlass_api::openai::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatResponseMessage,
-    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, ToolCall, ToolCallDelta, Usage,
+    CompletionChoice, CompletionLogprobs, CompletionResponse, FinishReason, FunctionCallDelta, ToolCall, ToolCallDelta,
+    Usage,
 };
 
 /// Which endpoint answers.
@@ -58,6 +59,8 @@ pub struct Reply {
     pub logprobs: bool,
     /// Choices of each prompt; its tokens are counted once.
     pub choices: usize,
+    /// Calls have their older form, which has room for one.
+    pub older_calls: bool,
 }
 
 impl Reply {
@@ -72,12 +75,8 @@ impl Reply {
                 model: self.model.clone(),
                 choices: numbered(choices, |index, choice| ChatChoice {
                     index,
-                    message: ChatResponseMessage {
-                        role: "assistant".to_owned(),
-                        content: (choice.calls.is_empty() || !choice.text.is_empty()).then_some(choice.text),
-                        tool_calls: choice.calls,
-                    },
-                    finish_reason: choice.end.reason,
+                    finish_reason: self.reason(choice.end.reason),
+                    message: self.message(choice.text, choice.calls),
                     logprobs: self.logprobs.then(|| logprobs::chat(choice.tokens)),
                 }),
                 usage,
@@ -124,17 +123,23 @@ impl Reply {
 
     /// An event with new calls, or pieces of their arguments.
     pub fn calls(&self, index: u32, tool_calls: Vec<ToolCallDelta>) -> Body {
-        let delta = ChatDelta {
-            tool_calls,
-            ..ChatDelta::default()
-        };
+        let mut delta = ChatDelta::default();
+        if self.older_calls {
+            let call = delta.function_call.insert(FunctionCallDelta::default());
+            for part in tool_calls {
+                call.name = call.name.take().or(part.function.name);
+                call.arguments += &part.function.arguments;
+            }
+        } else {
+            delta.tool_calls = tool_calls;
+        }
         self.chat_event(index, delta, None, None)
     }
 
     /// The last event of a choice.
     pub fn closing(&self, index: u32, reason: FinishReason) -> Body {
         match self.endpoint {
-            Endpoint::Chat => self.chat_event(index, ChatDelta::default(), None, Some(reason)),
+            Endpoint::Chat => self.chat_event(index, ChatDelta::default(), None, Some(self.reason(reason))),
             Endpoint::Completions => self.completion_event(index, String::new(), None, Some(reason)),
         }
     }
@@ -146,6 +151,28 @@ impl Reply {
             Endpoint::Chat => Body::ChatChunk(self.chat_chunk(Vec::new(), usage)),
             Endpoint::Completions => Body::Completion(self.completion(Vec::new(), usage)),
         })
+    }
+
+    fn message(&self, text: String, mut calls: Vec<ToolCall>) -> ChatResponseMessage {
+        let content = (calls.is_empty() || !text.is_empty()).then_some(text);
+        // Its grammar gives such an answer one call.
+        let function_call = match self.older_calls {
+            true => calls.drain(..).next().map(|call| call.function),
+            false => None,
+        };
+        ChatResponseMessage {
+            role: "assistant".to_owned(),
+            content,
+            tool_calls: calls,
+            function_call,
+        }
+    }
+
+    fn reason(&self, reason: FinishReason) -> FinishReason {
+        match reason {
+            FinishReason::ToolCalls if self.older_calls => FinishReason::FunctionCall,
+            reason => reason,
+        }
     }
 
     fn chat_event(

@@ -99,8 +99,8 @@ impl Settings {
             let message = "it cannot be combined with `tools`; a JSON schema can";
             return Err(ApiError::invalid(form.param, message));
         }
-        if tools.is_some() && bounds.endpoint != Endpoint::Chat {
-            return Err(ApiError::invalid("tools", "they are for chats only"));
+        if let (Some(tools), Endpoint::Completions) = (&tools, bounds.endpoint) {
+            return Err(ApiError::invalid(tools.param(), "they are for chats only"));
         }
         Ok(Self {
             stream,

@@ -36,15 +36,14 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     let mut request: TokenizeRequest = app.bodies.json(request).await?;
     check_model(&app, request.model.take())?;
     refuse_unsupported(&request.other)?;
-    if request
-        .other
-        .get("tools")
-        .is_some_and(|tools| tools.as_array().is_none_or(|tools| !tools.is_empty()))
-    {
-        return Err(ApiError::Unsupported {
-            param: "tools".to_owned(),
-            reason: " here",
-        });
+    for param in ["tools", "functions"] {
+        let tools = request.other.get(param).filter(|tools| !tools.is_null());
+        if tools.is_some_and(|tools| tools.as_array().is_none_or(|tools| !tools.is_empty())) {
+            return Err(ApiError::Unsupported {
+                param: param.to_owned(),
+                reason: " here",
+            });
+        }
     }
     let names = request.return_token_strs.unwrap_or(false);
     let text = text(request, model.template.calls_tools())?;

@@ -1,6 +1,7 @@
 //! The tools of a chat: what the model may call, checked, as its template takes them and as a grammar for its
 //! answer. Calls are in the form that Hermes models brought up, and Qwen's and others took over.
 use crate::error::ApiError;
+use crate::functions;
 use crate::structured::{quoted, with_options};
 use serde_json::{Value, json};
 use windlass_api::openai::{FunctionTool, GenerateRequest, Tool, ToolChoice};
@@ -24,11 +25,34 @@ pub struct Tools {
     tools: Vec<FunctionTool>,
     required: bool,
     parallel: bool,
+    /// They came as `functions`, and are called in that form.
+    older_form: bool,
 }
 
 impl Tools {
-    /// The tools of a request, if it has any that may be called.
+    /// The tools of a request, in either form, if it has any that may be called.
     pub fn new(request: &mut GenerateRequest) -> Result<Option<Self>, ApiError> {
+        if !functions::as_tools(request)? {
+            return Self::of_tools(request);
+        }
+        let tools = Self::of_tools(request).map_err(functions::renamed)?;
+        Ok(tools.map(|tools| Self {
+            older_form: true,
+            ..tools
+        }))
+    }
+
+    /// Whether they came, and are called, in the older form.
+    pub fn older_form(&self) -> bool {
+        self.older_form
+    }
+
+    /// The field that they came from.
+    pub fn param(&self) -> &'static str {
+        if self.older_form { "functions" } else { "tools" }
+    }
+
+    fn of_tools(request: &mut GenerateRequest) -> Result<Option<Self>, ApiError> {
         let tools = request.tools.take().unwrap_or_default();
         if tools.len() > MAX_TOOLS {
             return Err(ApiError::invalid("tools", format!("at most {MAX_TOOLS} are allowed")));
@@ -74,6 +98,7 @@ impl Tools {
             tools,
             required,
             parallel,
+            older_form: false,
         }))
     }
 
@@ -100,7 +125,7 @@ impl Tools {
     }
 
     /// `open` and `close`: whether the marks are tokens of their own, which free text does not have.
-    fn lark(&self, open: bool, close: bool, text: Option<&Value>) -> String {
+    pub(crate) fn lark(&self, open: bool, close: bool, text: Option<&Value>) -> String {
         let free = !self.required && text.is_none();
         let begin = match (open, free) {
             (true, _) => OPEN,

@@ -16,8 +16,6 @@ const PARAMETERS: &[(&str, Harmless)] = &[
     ("chat_template_kwargs", never),
     ("continue_final_message", no),
     ("documents", empty),
-    ("function_call", no_tools),
-    ("functions", empty),
     ("grammar", empty),
     ("guided_decoding_backend", never),
     ("length_penalty", one),
@@ -80,10 +78,6 @@ fn empty(value: &Value) -> bool {
     }
 }
 
-fn no_tools(value: &Value) -> bool {
-    value == "none" || value == "auto"
-}
-
 fn only_text(value: &Value) -> bool {
     value
         .as_array()
@@ -105,7 +99,7 @@ mod tests {
     #[test]
     fn defaults_and_unknown_names_pass() {
         let defaults = json!({
-            "length_penalty": 1.0, "documents": [], "functions": [], "modalities": ["text"],
+            "length_penalty": 1.0, "documents": [], "modalities": ["text"],
             "chat_template": null, "user": "u", "metadata": {"a": "b"}, "no_such_thing": 5,
         });
         assert_eq!(check(defaults), Ok(()));
@@ -114,7 +108,7 @@ mod tests {
     #[test]
     fn a_wish_that_we_cannot_fulfil_is_refused_by_name() {
         let wishes = [
-            json!({"functions": [{"name": "f"}]}),
+            json!({"documents": [{"text": "a"}]}),
             json!({"grammar": "root ::= \"a\""}),
             json!({"typical_p": 0.5}),
             json!({"chat_template": "{{ 1 }}"}),

@@ -6,6 +6,7 @@ Without names it makes those checks that every chat model passes. Needs the PyPI
 Routes and parameters that OpenAI's API does not know go through the client's own ways to send them (`extra_body`, `post`).
 """
 
+import json
 import math
 import sys
 
@@ -209,6 +210,42 @@ def fill(client: openai.OpenAI, model: str) -> None:
     refused(create, "suffix", **{**ask, "prompt": [1, 2]})
 
 
+def functions(client: openai.OpenAI, model: str) -> None:
+    """Functions, the older form of tools, called, streamed and answered; and a schema beside tools."""
+    create = client.chat.completions.create
+    function = {"name": "get_weather", "description": "Weather of a city",
+                "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
+                               "required": ["city"], "additionalProperties": False}}
+    user = {"role": "user", "content": "What is the weather in Paris?"}
+    ask = {"model": model, "messages": [user], "functions": [function], "temperature": 0, "max_tokens": 100}
+    called = create(**ask, function_call={"name": "get_weather"}).choices[0]
+    call = called.message.function_call
+    assert called.finish_reason == "function_call" and call.name == "get_weather", called
+    assert list(json.loads(call.arguments)) == ["city"] and called.message.tool_calls is None, called
+    names, arguments, reasons = [], "", []
+    for chunk in create(**ask, function_call={"name": "get_weather"}, stream=True):
+        for choice in chunk.choices:
+            part = choice.delta.function_call
+            names += [part.name] if part and part.name else []
+            arguments += (part.arguments or "") if part else ""
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+    assert (names, arguments, reasons) == (["get_weather"], call.arguments, ["function_call"]), (names, arguments)
+    history = [user, called.message, {"role": "function", "name": "get_weather", "content": "Sunny, 31 degrees"}]
+    answer = create(**{**ask, "messages": history}, function_call="none")
+    assert answer.choices[0].message.content and answer.choices[0].finish_reason in ("stop", "length"), answer
+    refused(create, "functions", **ask, tools=[{"type": "function", "function": function}])
+
+    schema = {"type": "object", "properties": {"greeting": {"type": "string", "maxLength": 20}},
+              "required": ["greeting"], "additionalProperties": False}
+    ask = {"model": model, "messages": [user], "tools": [{"type": "function", "function": function}], "max_tokens": 100,
+           "response_format": {"type": "json_schema", "json_schema": {"name": "greeting", "schema": schema}}}
+    message = create(**ask, temperature=0).choices[0].message
+    if message.tool_calls:
+        assert list(json.loads(message.tool_calls[0].function.arguments)) == ["city"], message
+    else:
+        assert list(json.loads(message.content)) == ["greeting"], message
+
+
 def tokens(client: openai.OpenAI, model: str) -> None:
     root = client.with_options(base_url=str(client.base_url).removesuffix("/").removesuffix("/v1"))
     ask = {"model": model, "prompt": PROMPT, "return_token_strs": True}
@@ -243,7 +280,7 @@ EVERY = (chat, chat_logprobs, sampling, completions, scores, hole, tokens, error
 
 
 def main() -> None:
-    checks = {check.__name__: check for check in (*EVERY, fill)}
+    checks = {check.__name__: check for check in (*EVERY, fill, functions)}
     if len(sys.argv) < 2 or not checks.keys() >= set(sys.argv[2:]):
         sys.exit(__doc__)
     client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=120)

@@ -1,5 +1,5 @@
 //! Answers of `POST /v1/chat/completions`.
-use super::{ChatLogprobs, FinishReason, ToolCall, ToolCallDelta, Usage};
+use super::{ChatLogprobs, FinishReason, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage};
 use serde::{Deserialize, Serialize};
 
 /// A whole answer.
@@ -43,6 +43,9 @@ pub struct ChatResponseMessage {
     /// The tools that it calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
+    /// The older form of a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
 }
 
 /// One event of a stream.
@@ -89,4 +92,7 @@ pub struct ChatDelta {
     /// New calls, and new pieces of their arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCallDelta>,
+    /// The same in the older form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCallDelta>,
 }

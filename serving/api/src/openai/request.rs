@@ -1,6 +1,9 @@
 //! The body of `POST /v1/chat/completions` and of `POST /v1/completions`: one type, because they
 //! differ only in their input. Types are checked here, ranges by the server.
-use super::{LogprobsWish, ResponseFormat, StructuredOutputs, Tool, ToolCall, ToolChoice};
+use super::{
+    FunctionCall, FunctionChoice, FunctionTool, LogprobsWish, ResponseFormat, StructuredOutputs, Tool, ToolCall,
+    ToolChoice,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -129,6 +132,12 @@ pub struct GenerateRequest {
     /// Whether an answer may have several calls; it may unless said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
+    /// The older form of `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub functions: Option<Vec<FunctionTool>>,
+    /// The older form of `tool_choice`, for `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionChoice>,
     /// Everything else, so that the server can refuse by name what it knows and does not support.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -172,7 +181,7 @@ pub enum Prompt {
 /// One message of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChatMessage {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    /// `system`, `developer`, `user`, `assistant`, `tool` or, with the older form of calls, `function`.
     pub role: String,
     /// What was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,6 +195,9 @@ pub struct ChatMessage {
     /// In an `assistant` message: the calls that it made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCall>>,
+    /// The older form of `tool_calls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
 }
 
 /// The content of a message.

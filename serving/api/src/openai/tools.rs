@@ -48,6 +48,19 @@ pub enum ToolChoice {
     },
 }
 
+/// The older form of [`ToolChoice`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected `none`, `auto` or an object with the name of a function"
+)]
+pub enum FunctionChoice {
+    /// `none` or `auto`.
+    Mode(String),
+    /// This one.
+    Named(FunctionName),
+}
+
 /// A function by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionName {

@@ -32,4 +32,6 @@ pub enum FinishReason {
     Length,
     /// The model calls tools.
     ToolCalls,
+    /// The same in the older form.
+    FunctionCall,
 }

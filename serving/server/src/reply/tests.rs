@@ -13,6 +13,7 @@ fn reply(endpoint: Endpoint, include_usage: bool) -> Reply {
         include_usage,
         logprobs: false,
         choices: 1,
+        older_calls: false,
     }
 }
 
@@ -86,6 +87,46 @@ fn calls_come_whole_or_in_pieces_and_say_the_same() {
         {"id": "id-g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
     ]});
     assert_eq!(body["choices"][0]["message"], expected);
+}
+
+#[test]
+fn a_call_in_the_older_form_is_a_field_of_its_own() {
+    let older = Reply {
+        older_calls: true,
+        ..reply(Endpoint::Chat, false)
+    };
+    let delta = |name: Option<&str>, arguments: &str| ToolCallDelta {
+        function: FunctionCallDelta {
+            name: name.map(str::to_owned),
+            arguments: arguments.to_owned(),
+        },
+        ..ToolCallDelta::default()
+    };
+    let begin = vec![delta(Some("f"), ""), delta(None, "{\"a\"")];
+    let event = value(older.calls(0, begin.clone()));
+    let expected = json!({"function_call": {"name": "f", "arguments": "{\"a\""}});
+    assert_eq!(event["choices"][0]["delta"], expected);
+    let event = value(older.calls(0, vec![delta(None, ": 1}")]));
+    assert_eq!(
+        event["choices"][0]["delta"],
+        json!({"function_call": {"arguments": ": 1}"}})
+    );
+    let closing = value(older.closing(0, FinishReason::ToolCalls));
+    assert_eq!(closing["choices"][0]["finish_reason"], "function_call");
+
+    let mut whole = choice("");
+    add_calls(&mut whole.calls, begin);
+    whole.end.reason = FinishReason::ToolCalls;
+    let body = value(older.whole(vec![whole]));
+    let call = json!({"name": "f", "arguments": "{\"a\""});
+    let expected = json!({"role": "assistant", "content": null, "function_call": call});
+    assert_eq!(body["choices"][0]["message"], expected);
+    assert_eq!(body["choices"][0]["finish_reason"], "function_call");
+    let text = value(older.whole(vec![choice("hi")]));
+    assert_eq!(
+        text["choices"][0]["message"],
+        json!({"role": "assistant", "content": "hi"})
+    );
 }
 
 #[test]

@@ -14,9 +14,12 @@ fn openais_own_client_can_use_every_endpoint_and_parameter() {
 }
 
 #[test]
-fn openais_own_client_lets_a_model_of_code_fill_the_middle_of_a_text() {
+fn openais_own_client_lets_a_model_that_can_fill_the_middle_of_a_text_and_call_functions() {
     let model = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
-    check(&Server::start_with(model, &["--context-length", "512"]), &["fill"]);
+    check(
+        &Server::start_with(model, &["--context-length", "1024"]),
+        &["fill", "functions"],
+    );
 }
 
 /// Runs the script's checks of these names, or those for every model.

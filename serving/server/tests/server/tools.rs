@@ -272,6 +272,109 @@ fn calls_and_their_results_are_part_of_the_conversation() {
 }
 
 #[test]
+fn functions_are_called_as_tools_are_in_their_own_shape() {
+    let server = Server::start_with(QWEN, &["--context-length", "1024"]);
+    let functions: Vec<Value> = tools()
+        .as_array()
+        .expect("tools")
+        .iter()
+        .map(|tool| tool["function"].clone())
+        .collect();
+    let older = |fields: Value| {
+        let mut request = question(fields);
+        request.as_object_mut().expect("an object").remove("tools");
+        request["functions"] = functions.clone().into();
+        request
+    };
+    let newer = question(json!({"tool_choice": "required", "parallel_tool_calls": false, "temperature": 0}));
+    let forced = older(json!({"logit_bias": {(OPEN): 100}}));
+    let named = older(json!({"function_call": {"name": "get_weather"}}));
+    let newer = calls(&whole(&server, &newer).0).remove(0);
+    for request in [&forced, &named] {
+        let (message, reason) = whole(&server, request);
+        assert_eq!(
+            (&message["content"], &message.get("tool_calls")),
+            (&Value::Null, &None),
+            "{message}"
+        );
+        assert_eq!(reason, "function_call");
+        let call = &message["function_call"];
+        let arguments = call["arguments"].as_str().expect("a text");
+        let arguments: Value = serde_json::from_str(arguments).expect(arguments);
+        assert_eq!(
+            (call["name"].as_str().expect("a name"), &arguments),
+            (newer.0.as_str(), &newer.1)
+        );
+
+        let mut request = request.clone();
+        request["stream"] = true.into();
+        let (mut names, mut text, mut reasons) = (Vec::new(), String::new(), Vec::new());
+        for event in stream(server.address, CHAT, &request) {
+            let choice = &event["choices"][0];
+            assert_eq!(choice["delta"].get("tool_calls"), None, "{event}");
+            names.extend(choice["delta"]["function_call"]["name"].as_str().map(str::to_owned));
+            text += choice["delta"]["function_call"]["arguments"]
+                .as_str()
+                .unwrap_or_default();
+            reasons.extend(choice["finish_reason"].as_str().map(str::to_owned));
+        }
+        assert_eq!(
+            (names, reasons),
+            (vec![newer.0.clone()], vec!["function_call".to_owned()])
+        );
+        assert_eq!(text, call["arguments"].as_str().expect("a text"));
+    }
+    let none = older(json!({"function_call": "none", "max_tokens": 4}));
+    assert!(whole(&server, &none).0["content"].is_string());
+
+    // A conversation in the older form is the same prompt as in the newer one.
+    let count = |messages: Value| {
+        let request = json!({"messages": messages, "tools": tools(), "max_tokens": 1});
+        ask(server.address, CHAT, &request)["usage"]["prompt_tokens"].clone()
+    };
+    let function = json!({"name": "get_weather", "arguments": "{\"city\": \"Paris\", \"unit\": \"celsius\"}"});
+    let user = json!({"role": "user", "content": "What is the weather in Paris?"});
+    let in_older = count(json!([user,
+        {"role": "assistant", "content": null, "function_call": function},
+        {"role": "function", "name": "get_weather", "content": "Sunny"}]));
+    let in_newer = count(json!([user,
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "1", "content": "Sunny"}]));
+    assert_eq!(in_older, in_newer);
+
+    for (fields, param) in [
+        (
+            json!({"functions": [{"name": "f", "parameters": {"properties": 5}}]}),
+            "functions",
+        ),
+        (json!({"tools": tools()}), "functions"),
+        (json!({"function_call": "required"}), "function_call"),
+        (json!({"functions": 5}), "functions"),
+    ] {
+        let mut request = older(json!({}));
+        for (name, value) in fields.as_object().expect("an object") {
+            request[name] = value.clone();
+        }
+        let (head, answer) = post(server.address, CHAT, &request);
+        assert_eq!(
+            (head.status, answer["error"]["param"].as_str()),
+            (400, Some(param)),
+            "{answer}"
+        );
+    }
+    let (head, answer) = post(
+        server.address,
+        "/v1/completions",
+        &json!({"prompt": "a", "functions": functions}),
+    );
+    assert_eq!(
+        (head.status, &answer["error"]["param"]),
+        (400, &json!("functions")),
+        "{answer}"
+    );
+}
+
+#[test]
 fn a_model_whose_template_knows_no_tools_refuses_them() {
     let server = Server::start(&[]);
     let (head, answer) = post(server.address, CHAT, &question(json!({})));
