@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use cache::model;
 use serde_json::Value;
-use windlass_engine::Engine;
 use windlass_engine::request::{
     EngineOptions, Event, FinishReason, KvType, Logprobs, Request, RequestId, Sampling, Usage,
 };
+use windlass_engine::{Engine, LoadError};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const QWEN: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
@@ -369,6 +369,48 @@ fn each_token_of_a_prompt_is_as_likely_as_its_logits_say_however_it_is_computed(
         },
     );
     check(&mut small, 1, "in small steps");
+}
+
+#[test]
+fn a_prompt_that_loses_its_blocks_half_scored_is_not_scored_twice() {
+    let roomy = EngineOptions {
+        context_length: Some(128),
+        max_batch_tokens: 12,
+        ..options()
+    };
+    let Err(LoadError::Memory {
+        weights,
+        buffers,
+        cache,
+        ..
+    }) = Engine::load(
+        &model(SMOLLM2),
+        &EngineOptions {
+            memory_limit: Some(1),
+            ..roomy.clone()
+        },
+    )
+    else {
+        panic!("a model without memory")
+    };
+    // The cache holds one sequence as long as the context, and no token more.
+    let tight = EngineOptions {
+        memory_limit: Some(weights + buffers + cache),
+        ..roomy.clone()
+    };
+    let mut expected = None;
+    for (options, preempts) in [(roomy, false), (tight, true)] {
+        let mut engine = load(SMOLLM2, &options);
+        let long = prompts(&engine).pop().unwrap();
+        let asks = (0..2).map(|id| Request {
+            prompt_logprobs: (id == 1).then_some(2),
+            ..request(id, long[id as usize..][..63].to_vec(), 30)
+        });
+        let found = score(&mut engine, asks.collect());
+        assert_eq!(found[1].0.len(), 62);
+        assert_eq!(&found, expected.get_or_insert_with(|| found.clone()));
+        assert_eq!(engine.stats().preemptions > 0, preempts);
+    }
 }
 
 #[test]
