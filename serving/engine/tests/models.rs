@@ -42,11 +42,9 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
     }
 }
 
-/// Runs all requests together; tokens and usage by position.
-fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage)> {
-    let mut results = vec![(Vec::new(), Usage::default()); requests.len()];
+/// Runs all requests together, and hands out each event with the position of its request.
+fn run(engine: &mut Engine, requests: Vec<Request>, mut each: impl FnMut(usize, Event)) {
     let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
-    let at = |id: RequestId| ids.iter().position(|known| *known == id).unwrap();
     for request in requests {
         engine.submit(request).unwrap();
     }
@@ -54,16 +52,27 @@ fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage
     while engine.has_work() {
         engine.step(&mut events);
         for event in events.drain(..) {
-            match event {
-                Event::Started { .. } | Event::Prompt { .. } | Event::Ended { .. } => (),
-                Event::Token { id, token, .. } => results[at(id)].0.push(token),
-                Event::Finished { id, reason, usage } => {
-                    assert_eq!(reason, FinishReason::Length);
-                    results[at(id)].1 = usage;
-                }
-            }
+            let (Event::Started { id, .. }
+            | Event::Prompt { id, .. }
+            | Event::Token { id, .. }
+            | Event::Ended { id, .. }
+            | Event::Finished { id, .. }) = event;
+            each(ids.iter().position(|known| *known == id).unwrap(), event);
         }
     }
+}
+
+/// Tokens and usage by position.
+fn complete(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<u32>, Usage)> {
+    let mut results = vec![(Vec::new(), Usage::default()); requests.len()];
+    run(engine, requests, |at, event| match event {
+        Event::Started { .. } | Event::Prompt { .. } | Event::Ended { .. } => (),
+        Event::Token { token, .. } => results[at].0.push(token),
+        Event::Finished { reason, usage, .. } => {
+            assert_eq!(reason, FinishReason::Length);
+            results[at].1 = usage;
+        }
+    });
     results
 }
 
@@ -297,25 +306,14 @@ fn the_logits_after_each_token_lead_to_the_tokens_that_are_generated() {
 /// By position in the requests: how likely the tokens of their prompts were, and what ended them besides.
 fn score(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<Logprobs>, Vec<Event>)> {
     let mut results = vec![(Vec::new(), Vec::new()); requests.len()];
-    let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
-    let at = |id: RequestId| ids.iter().position(|known| *known == id).unwrap();
-    for request in requests {
-        engine.submit(request).unwrap();
-    }
-    let mut events = Vec::new();
-    while engine.has_work() {
-        engine.step(&mut events);
-        for event in events.drain(..) {
-            match event {
-                Event::Prompt { id, logprobs } => {
-                    assert_eq!(results[at(id)].1, [], "the prompt comes first");
-                    results[at(id)].0.extend(logprobs);
-                }
-                Event::Token { id, .. } | Event::Ended { id, .. } => results[at(id)].1.push(event),
-                Event::Started { .. } | Event::Finished { .. } => {}
-            }
+    run(engine, requests, |at, event| match event {
+        Event::Prompt { logprobs, .. } => {
+            assert_eq!(results[at].1, [], "the prompt comes first");
+            results[at].0.extend(logprobs);
         }
-    }
+        Event::Token { .. } | Event::Ended { .. } => results[at].1.push(event),
+        Event::Started { .. } | Event::Finished { .. } => {}
+    });
     assert_eq!(engine.stats().blocks_used, 0);
     results
 }

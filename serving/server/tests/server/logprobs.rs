@@ -15,6 +15,18 @@ fn list<'a>(value: &'a Value, field: &str) -> &'a Vec<Value> {
     value[field].as_array().expect("an array")
 }
 
+/// The lists of a whole answer came in the events of a streamed one.
+fn assert_streamed(lists: &Value, events: &[Value]) {
+    for field in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        let streamed: Vec<&Value> = events
+            .iter()
+            .filter_map(|event| event["choices"][0]["logprobs"][field].as_array())
+            .flatten()
+            .collect();
+        assert_eq!(streamed, list(lists, field).iter().collect::<Vec<_>>(), "{field}");
+    }
+}
+
 #[test]
 fn a_chats_tokens_are_its_text_and_the_best_are_those_that_greedy_takes() {
     let server = Server::start(&[]);
@@ -78,14 +90,7 @@ fn a_completions_lists_fit_each_other_and_the_text_also_where_a_stop_text_ends_i
         let last = tokens.last().unwrap().as_str().unwrap();
         assert!(joined.len() - last.len() < text.len(), "{joined:?} {text:?}");
         let events = stream(server.address, path, &with(&request, json!({"stream": true})));
-        for field in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
-            let streamed: Vec<&Value> = events
-                .iter()
-                .filter_map(|event| event["choices"][0]["logprobs"][field].as_array())
-                .flatten()
-                .collect();
-            assert_eq!(streamed, list(lists, field).iter().collect::<Vec<_>>(), "{field}");
-        }
+        assert_streamed(lists, &events);
     }
 }
 
@@ -148,14 +153,7 @@ fn an_echo_says_of_each_token_of_the_prompt_what_an_answer_in_its_place_says() {
     assert_eq!(&ask(server.address, path, &by_tokens)["choices"][0]["logprobs"], lists);
     let events = stream(server.address, path, &with(&request, json!({"stream": true})));
     assert_eq!(events[0]["choices"][0]["text"], prompt);
-    for field in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
-        let streamed: Vec<&Value> = events
-            .iter()
-            .filter_map(|event| event["choices"][0]["logprobs"][field].as_array())
-            .flatten()
-            .collect();
-        assert_eq!(streamed, list(lists, field).iter().collect::<Vec<_>>(), "{field}");
-    }
+    assert_streamed(lists, &events);
 }
 
 #[test]
