@@ -58,10 +58,7 @@ pub struct Rate {
 
 /// Measures each number of sequences, then a prompt.
 pub fn run(args: &AttentionArgs, mut print: impl FnMut(Rate)) -> Result<()> {
-    let threads = match args.threads {
-        Some(threads) => threads.into(),
-        None => std::thread::available_parallelism()?.get(),
-    };
+    let threads = crate::machine::threads(args.threads)?;
     ensure!(!args.sequences.contains(&0), "--sequences: at least one");
     let (pool, best) = (Pool::new(threads)?, roof::arithmetic(Arithmetic::F32, threads)?);
     let shape = KvShape {

@@ -111,10 +111,7 @@ pub async fn run(args: &CompareArgs) -> Result<()> {
         .iter()
         .map(|path| Scenario::read(path))
         .collect::<Result<_>>()?;
-    let threads = match args.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism()?.get(),
-    };
+    let threads = crate::machine::threads(args.threads)?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let mut compare = Compare {
         args,

@@ -55,10 +55,7 @@ pub struct Rate {
 
 /// Measures and hands the rates to `print`.
 pub fn run(args: &EmbeddingsArgs, print: impl FnOnce(Rate)) -> Result<()> {
-    let threads = match args.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism()?.get(),
-    };
+    let threads = crate::machine::threads(args.threads)?;
     let mut embedder = Embedder::load(
         &args.model,
         &EmbedderOptions {

@@ -56,10 +56,7 @@ pub struct Rates {
 
 /// Measures and hands each line to `print` as soon as it is known.
 pub fn run(args: &EngineArgs, mut print: impl FnMut(Rates)) -> Result<()> {
-    let threads = match args.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism()?.get(),
-    };
+    let threads = crate::machine::threads(args.threads)?;
     let most = args.batch.iter().copied().max().context("--batch is empty")?;
     ensure!(!args.batch.contains(&0), "--batch: a batch has at least one sequence");
     let context = (args.prefill + 1).max(args.prompt + args.tokens) as usize;

@@ -52,10 +52,7 @@ pub struct Rate {
 
 /// Measures every type at every number of tokens, the roofs first.
 pub fn run(args: &KernelsArgs, mut print: impl FnMut(Rate)) -> Result<()> {
-    let threads = match args.threads {
-        Some(threads) => threads.into(),
-        None => std::thread::available_parallelism()?.get(),
-    };
+    let threads = crate::machine::threads(args.threads)?;
     let pool = Pool::new(threads)?;
     for ty in wanted(&args.types)? {
         let arithmetic = match ty {

@@ -2,6 +2,17 @@
 use serde::Serialize;
 use std::process::Command;
 
+/// The threads that were asked for, or as many as this process may use.
+///
+/// # Errors
+/// If the system does not say how many that are.
+pub fn threads(asked: Option<impl Into<usize>>) -> std::io::Result<usize> {
+    match asked {
+        Some(threads) => Ok(threads.into()),
+        None => Ok(std::thread::available_parallelism()?.get()),
+    }
+}
+
 /// Goes into every result.
 #[derive(Debug, Clone, Serialize)]
 pub struct Origin {

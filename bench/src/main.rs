@@ -107,9 +107,7 @@ async fn main() -> Result<()> {
         Command::Load(args) => load(&args).await,
         Command::Compare(args) => compare::run(&args).await,
         Command::Engine { args, json } => engine::run(&args, |rates| {
-            if json {
-                print_json(&rates);
-            } else {
+            show(json, &rates, || {
                 let engine::Rates {
                     pp,
                     tg,
@@ -118,37 +116,31 @@ async fn main() -> Result<()> {
                     speed_tg,
                     share_of_memory,
                 } = rates;
-                print!("{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s");
-                if let Some(share) = share_of_memory {
-                    let percent = 100.0 * share;
-                    print!(
-                        ", {tg} each written at {speed_tg:7.1} tokens/s; reading the weights takes {percent:.0} % of a step"
-                    );
-                }
-                println!();
-            }
+                let reading = format!("{pl:3} x {pp} tokens read at {speed_pp:7.1} tokens/s");
+                let Some(share) = share_of_memory else { return reading };
+                let percent = 100.0 * share;
+                format!(
+                    "{reading}, {tg} each written at {speed_tg:7.1} tokens/s; reading the weights takes {percent:.0} % of a step"
+                )
+            });
         }),
         Command::Logits(args) => quality::write_logits(&args),
         Command::Embeddings { args, json } => embeddings::run(&args, |rate| {
-            if json {
-                print_json(&rate);
-            } else {
+            show(json, &rate, || {
                 let embeddings::Rate {
                     sentences,
                     tokens,
                     per_second,
                     single_ms,
                 } = rate;
-                println!(
+                format!(
                     "{sentences} sentences of {tokens} tokens: {per_second:.1} sentences/s; one alone: {single_ms:.2} ms"
-                );
-            }
+                )
+            });
         }),
         Command::Kernels { args, json } => kernels::run(&args, |rate| {
-            if json {
-                print_json(&rate);
-            } else {
-                println!(
+            show(json, &rate, || {
+                format!(
                     "{:5} {:4} tokens {:7.1} GMAC/s ({:3.0} % of the arithmetic) {:6.1} GB/s ({:3.0} % of the memory)",
                     rate.ty,
                     rate.tokens,
@@ -156,14 +148,12 @@ async fn main() -> Result<()> {
                     100.0 * rate.share_of_arithmetic,
                     rate.giga_bytes,
                     100.0 * rate.share_of_memory
-                );
-            }
+                )
+            });
         }),
         Command::Attention { args, json } => attention::run(&args, |rate| {
-            if json {
-                print_json(&rate);
-            } else {
-                println!(
+            show(json, &rate, || {
+                format!(
                     "{:3} x {:4} tokens {:8.3} ms {:6.1} GMAC/s ({:3.0} % of the arithmetic) {:5.1} GB/s",
                     rate.sequences,
                     rate.rows,
@@ -171,25 +161,29 @@ async fn main() -> Result<()> {
                     rate.giga_macs,
                     100.0 * rate.share_of_arithmetic,
                     rate.giga_bytes
-                );
-            }
+                )
+            });
         }),
-        Command::Roof { threads, json } => {
-            let threads = match threads {
-                Some(threads) => threads.into(),
-                None => std::thread::available_parallelism()?.get(),
-            };
-            roof::run(threads, |roof| {
-                if json {
-                    print_json(&roof);
-                } else {
-                    println!(
-                        "{:44} {:2} threads {:8.1} {}",
-                        roof.name, roof.threads, roof.giga_per_s, roof.unit
-                    );
-                }
-            })
-        }
+        Command::Roof { threads, json } => roof::run(machine::threads(threads)?, |roof| {
+            show(json, &roof, || {
+                format!(
+                    "{:44} {:2} threads {:8.1} {}",
+                    roof.name, roof.threads, roof.giga_per_s, roof.unit
+                )
+            });
+        }),
+    }
+}
+
+/// Prints a measurement as a line of JSON, or as one to read.
+fn show(json: bool, value: &impl serde::Serialize, line: impl FnOnce() -> String) {
+    if !json {
+        println!("{}", line());
+        return;
+    }
+    match serde_json::to_string(value) {
+        Ok(line) => println!("{line}"),
+        Err(error) => println!("{error}"),
     }
 }
 
@@ -202,13 +196,6 @@ async fn load(args: &LoadArgs) -> Result<()> {
     }
     ensure!(summary.failed == 0, "{} requests failed", summary.failed);
     Ok(())
-}
-
-fn print_json(value: &impl serde::Serialize) {
-    match serde_json::to_string(value) {
-        Ok(line) => println!("{line}"),
-        Err(error) => println!("{error}"),
-    }
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {

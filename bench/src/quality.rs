@@ -34,7 +34,7 @@ pub fn write_logits(args: &LogitsArgs) -> Result<()> {
     let mut engine = Engine::load(
         &args.model,
         &EngineOptions {
-            threads: std::thread::available_parallelism()?.get(),
+            threads: crate::machine::threads(None::<usize>)?,
             context_length: Some(longest + 1),
             max_batch_tokens: 1,
             kv_type: if args.q8 { KvType::Q8 } else { KvType::F16 },
