@@ -17,12 +17,13 @@ pub(crate) enum Kind {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
-    /// The same, with the byte products of AVX-512 on 256-bit registers.
+    /// The same, with the byte products of AVX-512.
     #[cfg(target_arch = "x86_64")]
     Vnni(Vnni),
 }
 
-/// Proof that the processor has AVX2, FMA, F16C, AVX512VL and AVX512_VNNI: `detect` is the only way to a value.
+/// Proof that the processor has AVX2, FMA, F16C, AVX512F, AVX512BW, AVX512VL and AVX512_VNNI: `detect` is the only way
+/// to a value.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Vnni {
@@ -33,7 +34,8 @@ pub(crate) struct Vnni {
 impl Vnni {
     fn detect() -> Option<Vnni> {
         let lanes = Avx2::detect()?.with_avx512vl()?;
-        is_x86_feature_detected!("avx512vnni").then_some(Vnni { lanes })
+        let has_products = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni");
+        has_products.then_some(Vnni { lanes })
     }
 }
 
@@ -75,7 +77,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2+fma+f16c",
             #[cfg(target_arch = "x86_64")]
-            Kind::Vnni(_) => "avx2+fma+f16c+avx512vl+avx512vnni",
+            Kind::Vnni(_) => "avx2+fma+f16c+avx512bw+avx512vl+avx512vnni",
         }
     }
 }

@@ -1,14 +1,16 @@
-//! Where every quant and scale of a packed matrix is. A tile is 8 rows x 32 columns:
+//! Where every quant and scale of a packed matrix is. A tile is 16 rows x 32 columns:
 //!
-//! - quants: eight 32-byte vectors, vector `j` holding columns `4j..4j+4` of row 0, of row 1, …; narrow
+//! - quants: eight 64-byte vectors, vector `j` holding columns `4j..4j+4` of row 0, of row 1, …; narrow
 //!   quants share bytes between vectors (see [`Quants`]);
 //! - scales: a second stream in the same order (see [`Scales`]).
 
 use crate::blocks::{SUB, SubBlock};
 use crate::tensor_type::TensorType;
 
-/// Rows of a group, one a lane.
-pub(crate) const GROUP: usize = 8;
+/// Rows of a group, one a lane: as many as the widest registers have. Narrower ones take a group in halves.
+pub(crate) const GROUP: usize = 16;
+/// Bytes of a vector of quants: four columns of each row.
+pub(crate) const VECTOR: usize = 4 * GROUP;
 /// Tiles that share the f16 scales of a K format.
 pub(crate) const SUPER: usize = 8;
 
@@ -27,16 +29,16 @@ pub(crate) enum Quants {
     S8,
 }
 
-/// How the scales of a group are stored; all values little-endian, eight rows together.
+/// How the scales of a group are stored; all values little-endian, sixteen rows together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scales {
-    /// A tile: 8 f16 scales.
+    /// A tile: 16 f16 scales.
     Plain,
-    /// A tile: 8 f16 scales, 8 f16 minima.
+    /// A tile: 16 f16 scales, 16 f16 minima.
     Min,
-    /// 8 tiles: 8 f16 scales, 8 f16 minima; then for each tile 8 u8 scales, 8 u8 minima.
+    /// 8 tiles: 16 f16 scales, 16 f16 minima; then for each tile 16 u8 scales, 16 u8 minima.
     SuperMin,
-    /// 8 tiles: 8 f16 scales; then for each tile 8 pairs of i8 scales, one for each half of the columns.
+    /// 8 tiles: 16 f16 scales; then for each tile 16 pairs of i8 scales, one for each half of the columns.
     SuperHalves,
 }
 
@@ -63,20 +65,20 @@ pub(crate) const fn scales_of(ty: TensorType) -> Scales {
 /// Bytes of the quants of a tile.
 pub(crate) const fn tile_bytes(ty: TensorType) -> usize {
     match quants_of(ty) {
-        Quants::U4 => 4 * 32,
-        Quants::U5 => 5 * 32,
-        Quants::U6 => 6 * 32,
-        Quants::S8 => 8 * 32,
+        Quants::U4 => 4 * VECTOR,
+        Quants::U5 => 5 * VECTOR,
+        Quants::U6 => 6 * VECTOR,
+        Quants::S8 => 8 * VECTOR,
     }
 }
 
 /// Bytes of the scales of a tile, or of a run of 8 tiles where those share a part.
 pub(crate) const fn scale_bytes(scales: Scales) -> usize {
     match scales {
-        Scales::Plain => 16,
-        Scales::Min => 32,
-        Scales::SuperMin => 32 + SUPER * 16,
-        Scales::SuperHalves => 16 + SUPER * 16,
+        Scales::Plain => 2 * GROUP,
+        Scales::Min => 4 * GROUP,
+        Scales::SuperMin => 4 * GROUP + SUPER * 2 * GROUP,
+        Scales::SuperHalves => 2 * GROUP + SUPER * 2 * GROUP,
     }
 }
 
@@ -109,7 +111,7 @@ pub(crate) struct Places {
 pub(crate) fn places(ty: TensorType, lane: usize, tile: usize) -> Places {
     let scales = scales_of(ty);
     let run = |tiles: usize| tile / tiles * scale_bytes(scales);
-    let at = tile % SUPER * 16;
+    let at = tile % SUPER * 2 * GROUP;
     match scales {
         Scales::Plain => Places {
             d: run(1) + 2 * lane,
@@ -118,21 +120,21 @@ pub(crate) fn places(ty: TensorType, lane: usize, tile: usize) -> Places {
         },
         Scales::Min => Places {
             d: run(1) + 2 * lane,
-            m: Some(run(1) + 16 + 2 * lane),
+            m: Some(run(1) + 2 * GROUP + 2 * lane),
             sub: None,
         },
         Scales::SuperMin => {
             let start = run(SUPER);
-            let sub = start + 32 + at + lane;
+            let sub = start + 4 * GROUP + at + lane;
             Places {
                 d: start + 2 * lane,
-                m: Some(start + 16 + 2 * lane),
-                sub: Some([sub, sub + 8]),
+                m: Some(start + 2 * GROUP + 2 * lane),
+                sub: Some([sub, sub + GROUP]),
             }
         }
         Scales::SuperHalves => {
             let start = run(SUPER);
-            let sub = start + 16 + at + 2 * lane;
+            let sub = start + 2 * GROUP + at + 2 * lane;
             Places {
                 d: start + 2 * lane,
                 m: None,
@@ -153,14 +155,14 @@ pub(crate) fn pack_quants(ty: TensorType, lane: usize, quants: &[u8; SUB], tile:
     for (col, &quant) in quants.iter().enumerate() {
         let (vector, byte) = (col / 4, lane * 4 + col % 4);
         if kind == Quants::S8 {
-            tile[vector * 32 + byte] = quant;
+            tile[vector * VECTOR + byte] = quant;
             continue;
         }
-        tile[vector % 4 * 32 + byte] |= (quant & 15) << (vector / 4 * 4);
+        tile[vector % 4 * VECTOR + byte] |= (quant & 15) << (vector / 4 * 4);
         let high = quant >> 4;
         match kind {
-            Quants::U5 => tile[128 + byte] |= high << vector,
-            Quants::U6 => tile[128 + vector / 4 * 32 + byte] |= high << (vector % 4 * 2),
+            Quants::U5 => tile[4 * VECTOR + byte] |= high << vector,
+            Quants::U6 => tile[(4 + vector / 4) * VECTOR + byte] |= high << (vector % 4 * 2),
             Quants::U4 | Quants::S8 => {}
         }
     }
@@ -181,11 +183,11 @@ pub(crate) fn pack_scales(ty: TensorType, lane: usize, tile: usize, block: &SubB
 /// The raw quant of one row and column of a tile.
 pub(crate) fn quant(ty: TensorType, tile: &[u8], lane: usize, col: usize) -> u8 {
     let (vector, byte) = (col / 4, lane * 4 + col % 4);
-    let low = || tile[vector % 4 * 32 + byte] >> (vector / 4 * 4) & 15;
+    let low = || tile[vector % 4 * VECTOR + byte] >> (vector / 4 * 4) & 15;
     match quants_of(ty) {
         Quants::U4 => low(),
-        Quants::U5 => low() | (tile[128 + byte] >> vector & 1) << 4,
-        Quants::U6 => low() | (tile[128 + vector / 4 * 32 + byte] >> (vector % 4 * 2) & 3) << 4,
-        Quants::S8 => tile[vector * 32 + byte],
+        Quants::U5 => low() | (tile[4 * VECTOR + byte] >> vector & 1) << 4,
+        Quants::U6 => low() | (tile[(4 + vector / 4) * VECTOR + byte] >> (vector % 4 * 2) & 3) << 4,
+        Quants::S8 => tile[vector * VECTOR + byte],
     }
 }

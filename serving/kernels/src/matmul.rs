@@ -1,12 +1,12 @@
 //! Products of activations with packed weights. One barrier serves several matrices over the same
-//! activations. A thread computes whole groups of 8 output rows, so an output never depends on the
+//! activations. A thread computes whole groups of 16 output rows, so an output never depends on the
 //! number of threads, and its order is fixed by the columns alone, so never on the other rows.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
 mod scalar;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use crate::activations::{Input, QUAD};
 use crate::isa::{Isa, Kind};
@@ -20,19 +20,19 @@ pub(crate) const CHUNK: usize = 128;
 /// Multiply-adds that a thread takes at once: a few hundred nanoseconds.
 const PIECE: usize = 32 * 1024;
 /// Groups of a piece at most: more would share out small matrices unevenly.
-const PIECE_GROUPS: usize = 4;
+const PIECE_GROUPS: usize = 2;
 
 /// Pieces of a chunk that are enough to share out: of a large matrix, long ones, because what the processor reads ahead
 /// at the end of a piece goes to the wrong thread.
 const MOST_PIECES: usize = 512;
 
-/// Eight outputs of one token.
-pub(crate) type Eight = [f32; GROUP];
+/// The outputs of a group for one token.
+pub(crate) type Sixteen = [f32; GROUP];
 
 /// What a thread keeps between products.
 pub(crate) struct Scratch {
     panel: Panel,
-    results: Box<[Eight; CHUNK]>,
+    results: Box<[Sixteen; CHUNK]>,
 }
 
 impl Scratch {
@@ -53,9 +53,9 @@ pub(crate) struct Items<'a, const N: usize> {
     per_chunk: usize,
 }
 
-/// One item: some groups of one matrix for a chunk of tokens.
+/// One item: some groups of one matrix for a chunk of up to `CHUNK` tokens from a multiple of 4 on.
 pub(crate) struct Item {
-    /// Which matrix.
+    /// Which of the matrices.
     pub(crate) matrix: usize,
     pub(crate) groups: Range<usize>,
     pub(crate) tokens: Range<usize>,
@@ -100,39 +100,44 @@ impl<'a, const N: usize> Items<'a, N> {
     }
 }
 
-/// Outputs `8 * group..8 * group + 8` of `matrix` for up to `CHUNK` tokens from `tokens.start`, a multiple of 4, on.
-///
-/// # Panics
-/// If matrix and activations have different columns.
-pub(crate) fn product<'s>(
-    isa: Isa,
-    matrix: &Matrix,
-    group: usize,
-    input: Input<'_>,
-    tokens: Range<usize>,
-    scratch: &'s mut Scratch,
-) -> &'s [Eight] {
-    assert_eq!(
-        matrix.cols,
-        input.cols(),
-        "product: columns of the weights and of the activations"
-    );
-    let results = &mut scratch.results[..tokens.len()];
-    match isa.0 {
-        Kind::Scalar(_) => scalar::group(matrix, group, input, tokens.start, results),
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2(avx2) => avx2::group(avx2, matrix, group, input, tokens.start, &mut scratch.panel, results),
-        #[cfg(target_arch = "x86_64")]
-        Kind::Vnni(vnni) => {
-            avx2::group_with_vnni(vnni, matrix, group, input, tokens.start, &mut scratch.panel, results)
+impl Item {
+    /// The products of `matrix`: `each` gets a group, the tokens, and their outputs `16 * group..16 * group + 16`.
+    ///
+    /// # Panics
+    /// If matrix and activations have different columns.
+    pub(crate) fn products(
+        &self,
+        isa: Isa,
+        matrix: &Matrix,
+        input: Input<'_>,
+        scratch: &mut Scratch,
+        mut each: impl FnMut(usize, Range<usize>, &[Sixteen]),
+    ) {
+        assert_eq!(
+            matrix.cols,
+            input.cols(),
+            "product: columns of the weights and of the activations"
+        );
+        let results = &mut scratch.results[..self.tokens.len()];
+        let first = self.tokens.start;
+        for group in self.groups.clone() {
+            match isa.0 {
+                Kind::Scalar(_) => scalar::group(matrix, group, input, first, results),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx2(avx2) => x86::group(avx2, matrix, group, input, first, &mut scratch.panel, results),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Vnni(vnni) => {
+                    x86::group_with_vnni(vnni, matrix, group, input, first, &mut scratch.panel, results)
+                }
+            }
+            each(group, self.tokens.clone(), results);
         }
     }
-    results
 }
 
 /// What a thread keeps between groups.
 #[cfg(target_arch = "x86_64")]
-type Panel = avx2::Panel;
+type Panel = x86::Panel;
 #[cfg(not(target_arch = "x86_64"))]
 type Panel = ();
 

@@ -1,6 +1,6 @@
-//! Packed weights. A matrix is stored as groups of 8 rows and, in a group, as tiles of 8 rows x 32
-//! columns whose 8 lanes are the rows, in two streams: quants and scales (see `layout`). Matrices of
-//! float types have for each column the 8 rows. Missing rows of the last group are zeros. The file's
+//! Packed weights. A matrix is stored as groups of 16 rows and, in a group, as tiles of 16 rows x 32
+//! columns whose 16 lanes are the rows, in two streams: quants and scales (see `layout`). Matrices of
+//! float types have for each column the 16 rows. Missing rows of the last group are zeros. The file's
 //! bytes are not needed after packing.
 
 use crate::blocks::{SUB, SubBlock, sub_block};
@@ -139,12 +139,12 @@ impl Matrix {
         let quants = self.group_quants(row / GROUP);
         match self.ty {
             TensorType::F32 => {
-                for (value, raw) in out.iter_mut().zip(quants.as_chunks::<32>().0) {
+                for (value, raw) in out.iter_mut().zip(quants.as_chunks::<{ 4 * GROUP }>().0) {
                     *value = f32::from_le_bytes(std::array::from_fn(|i| raw[lane * 4 + i]));
                 }
             }
             TensorType::F16 | TensorType::BF16 => {
-                for (value, raw) in out.iter_mut().zip(quants.as_chunks::<16>().0) {
+                for (value, raw) in out.iter_mut().zip(quants.as_chunks::<{ 2 * GROUP }>().0) {
                     let raw = [raw[lane * 2], raw[lane * 2 + 1]];
                     *value = match self.ty {
                         TensorType::F16 => f16::from_le_bytes(raw).to_f32(),

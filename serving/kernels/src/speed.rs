@@ -4,7 +4,7 @@ use crate::activations::Activations;
 use crate::attention::{self, Rows, attend, rows_together};
 use crate::kv::{KvCache, KvError, KvShape};
 use crate::layout::GROUP;
-use crate::matmul::{Items, Scratch, product};
+use crate::matmul::{Items, Scratch};
 use crate::matrix::{Matrix, PackError};
 use crate::pool::{Pool, Shared, Stages};
 use crate::roof::read;
@@ -100,15 +100,14 @@ impl Products {
                     let item = items.get(index);
                     // SAFETY: nobody writes the activations.
                     let input = unsafe { target.input() };
-                    for group in item.groups {
+                    item.products(member.isa(), matrix, input, &mut scratch, |group, tokens, results| {
                         let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                        let results = product(member.isa(), matrix, group, input, item.tokens.clone(), &mut scratch);
-                        for (token, eight) in item.tokens.clone().zip(results) {
+                        for (token, sixteen) in tokens.zip(results) {
                             let at = token * matrix.rows() + group * GROUP;
                             // SAFETY: no other item has this group and these tokens.
-                            unsafe { out.get_mut(at..at + lanes) }.copy_from_slice(&eight[..lanes]);
+                            unsafe { out.get_mut(at..at + lanes) }.copy_from_slice(&sixteen[..lanes]);
                         }
-                    }
+                    });
                 });
             }
         });

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::isa::Isa;
 use crate::kv::SharedKv;
 use crate::layout::GROUP;
-use crate::matmul::{CHUNK, Items, product};
+use crate::matmul::{CHUNK, Item, Items};
 use crate::matrix::Matrix;
 use crate::ops::{add, gelu_mul_on, rmsnorm_on, silu_mul_on};
 use crate::pool::{Member, Shared};
@@ -109,29 +109,27 @@ impl<'a> Pass<'a> {
             let Projection { matrix, bias } = projections[item.matrix];
             // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, norm) };
-            for group in item.groups {
-                let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                let results = product(
-                    member.isa(),
-                    matrix,
-                    group,
-                    input,
-                    item.tokens.clone(),
-                    &mut own.product,
-                );
-                for (row, eight) in item.tokens.clone().zip(results) {
-                    let at = row * matrix.rows() + group * GROUP;
-                    // SAFETY: no other item has this group and these tokens.
-                    let out = unsafe { outputs[item.matrix].get_mut(at..at + lanes) };
-                    match out.first_chunk_mut::<GROUP>() {
-                        Some(out) => *out = *eight,
-                        None => out.copy_from_slice(&eight[..lanes]),
+            item.products(
+                member.isa(),
+                matrix,
+                input,
+                &mut own.product,
+                |group, tokens, results| {
+                    let lanes = GROUP.min(matrix.rows() - group * GROUP);
+                    for (row, sixteen) in tokens.zip(results) {
+                        let at = row * matrix.rows() + group * GROUP;
+                        // SAFETY: no other item has this group and these tokens.
+                        let out = unsafe { outputs[item.matrix].get_mut(at..at + lanes) };
+                        match out.first_chunk_mut::<GROUP>() {
+                            Some(out) => *out = *sixteen,
+                            None => out.copy_from_slice(&sixteen[..lanes]),
+                        }
+                        if let Some(bias) = bias {
+                            add(out, &bias[group * GROUP..][..lanes]);
+                        }
                     }
-                    if let Some(bias) = bias {
-                        add(out, &bias[group * GROUP..][..lanes]);
-                    }
-                }
-            }
+                },
+            );
         });
     }
 
@@ -256,28 +254,26 @@ impl<'a> Pass<'a> {
             let item = items.get(index);
             // SAFETY: what was written there before is not written in this stage.
             let input = unsafe { input.input() };
-            for group in item.groups {
-                let lanes = GROUP.min(width - group * GROUP);
-                let results = product(
-                    member.isa(),
-                    matrix,
-                    group,
-                    input,
-                    item.tokens.clone(),
-                    &mut own.product,
-                );
-                for (row, eight) in item.tokens.clone().zip(results) {
-                    let at = row * width + group * GROUP;
-                    let part = at..at + lanes;
-                    // SAFETY: no other item has this group and these tokens.
-                    unsafe {
-                        match state.post_norm {
-                            None => add(hidden.get_mut(part), &eight[..lanes]),
-                            Some(_) => addend.get_mut(part).copy_from_slice(&eight[..lanes]),
+            item.products(
+                member.isa(),
+                matrix,
+                input,
+                &mut own.product,
+                |group, tokens, results| {
+                    let lanes = GROUP.min(width - group * GROUP);
+                    for (row, sixteen) in tokens.zip(results) {
+                        let at = row * width + group * GROUP;
+                        let part = at..at + lanes;
+                        // SAFETY: no other item has this group and these tokens.
+                        unsafe {
+                            match state.post_norm {
+                                None => add(hidden.get_mut(part), &sixteen[..lanes]),
+                                Some(_) => addend.get_mut(part).copy_from_slice(&sixteen[..lanes]),
+                            }
                         }
                     }
-                }
-            }
+                },
+            );
         });
     }
 
@@ -297,16 +293,23 @@ impl<'a> Pass<'a> {
             let width = BLOCK.min(inner - column);
             // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, norm) };
-            for part in (0..width).step_by(GROUP) {
-                let group = (column + part) / GROUP;
-                for (matrix, out) in [(&layer.gate, &mut own.gate), (&layer.up, &mut own.up)] {
-                    let results = product(member.isa(), matrix, group, input, tokens.clone(), &mut own.product);
-                    for (out, eight) in out.iter_mut().zip(results) {
+            for (which, (matrix, out)) in [(&layer.gate, &mut own.gate), (&layer.up, &mut own.up)]
+                .into_iter()
+                .enumerate()
+            {
+                let item = Item {
+                    matrix: which,
+                    groups: column / GROUP..(column + width).div_ceil(GROUP),
+                    tokens: tokens.clone(),
+                };
+                item.products(member.isa(), matrix, input, &mut own.product, |group, _, results| {
+                    let part = group * GROUP - column;
+                    for (out, sixteen) in out.iter_mut().zip(results) {
                         if let Some(out) = out[part..].first_chunk_mut::<GROUP>() {
-                            *out = *eight;
+                            *out = *sixteen;
                         }
                     }
-                }
+                });
             }
             for (row, (gate, up)) in tokens.zip(own.gate.iter().zip(&own.up)) {
                 let mut out = [0.0; BLOCK];
@@ -333,26 +336,24 @@ impl<'a> Pass<'a> {
             let item = items.get(index);
             // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, &norm) };
-            for group in item.groups {
-                let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                let results = product(
-                    member.isa(),
-                    matrix,
-                    group,
-                    input,
-                    item.tokens.clone(),
-                    &mut own.product,
-                );
-                for (output, eight) in item.tokens.clone().zip(results) {
-                    own.best[output].see(group, eight, lanes);
-                    if let Some(index) = outputs[output].logits {
-                        let at = index * matrix.rows() + group * GROUP;
-                        // SAFETY: no other item has this group and these outputs.
-                        let out = unsafe { self.buffers.logits.get_mut(at..at + lanes) };
-                        out.copy_from_slice(&eight[..lanes]);
+            item.products(
+                member.isa(),
+                matrix,
+                input,
+                &mut own.product,
+                |group, tokens, results| {
+                    let lanes = GROUP.min(matrix.rows() - group * GROUP);
+                    for (output, sixteen) in tokens.zip(results) {
+                        own.best[output].see(group, sixteen, lanes);
+                        if let Some(index) = outputs[output].logits {
+                            let at = index * matrix.rows() + group * GROUP;
+                            // SAFETY: no other item has this group and these outputs.
+                            let out = unsafe { self.buffers.logits.get_mut(at..at + lanes) };
+                            out.copy_from_slice(&sixteen[..lanes]);
+                        }
                     }
-                }
-            }
+                },
+            );
         });
     }
 }

@@ -5,7 +5,7 @@ use crate::activations::{Activations, BLOCK, QUAD, Target};
 use crate::batch::Batch;
 use crate::buffer::{Buffer, OutOfMemory};
 use crate::layout::GROUP;
-use crate::matmul::{CHUNK, Eight};
+use crate::matmul::{CHUNK, Sixteen};
 use crate::pool::{Pool, Shared, Stages};
 use crate::{attention, matmul};
 
@@ -210,7 +210,7 @@ pub struct WorkspaceSizes {
     pub vocabulary: usize,
 }
 
-/// The largest logits so far, in eight lanes by the token's number modulo 8.
+/// The largest logits so far, in a lane each by the token's number modulo 16.
 #[derive(Clone, Copy)]
 pub(super) struct Best {
     values: [f32; GROUP],
@@ -226,9 +226,9 @@ impl Best {
         wrong: [0.0; GROUP],
     };
 
-    /// Looks at the logits of tokens `8 * group..8 * group + lanes`.
+    /// Looks at the logits of tokens `16 * group..16 * group + lanes`.
     #[inline(always)]
-    pub(super) fn see(&mut self, group: usize, logits: &Eight, lanes: usize) {
+    pub(super) fn see(&mut self, group: usize, logits: &Sixteen, lanes: usize) {
         for (lane, &logit) in logits.iter().enumerate().take(lanes) {
             // 0 if the logit is finite, NaN if not.
             self.offer(lane, logit, group as i32, logit * 0.0);
@@ -274,24 +274,24 @@ mod tests {
         let mut parts = [Best::NONE; 2];
         for (turn, &group) in order.iter().enumerate() {
             let lanes = GROUP.min(logits.len() - group * GROUP);
-            let mut eight = [9.0; GROUP];
-            eight[..lanes].copy_from_slice(&logits[group * GROUP..][..lanes]);
-            parts[turn % 2].see(group, &eight, lanes);
+            let mut sixteen = [9.0; GROUP];
+            sixteen[..lanes].copy_from_slice(&logits[group * GROUP..][..lanes]);
+            parts[turn % 2].see(group, &sixteen, lanes);
         }
         parts[0].join(parts[1]).token()
     }
 
     #[test]
     fn the_first_of_the_largest_logits_wins_in_whatever_order_they_come() {
-        let mut logits = [-1.0; 21];
-        (logits[5], logits[11], logits[13], logits[20]) = (0.5, 2.0, 2.0, 2.0);
+        let mut logits = [-1.0; 2 * GROUP + 5];
+        (logits[5], logits[19], logits[21], logits[36]) = (0.5, 2.0, 2.0, 2.0);
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
-            assert_eq!(best(&logits, &order), Some(11));
+            assert_eq!(best(&logits, &order), Some(19));
         }
-        logits[11] = -2.0;
-        assert_eq!(best(&logits, &[2, 1, 0]), Some(13));
-        logits[13] = -2.0;
-        assert_eq!(best(&logits, &[2, 1, 0]), Some(20));
+        logits[19] = -2.0;
+        assert_eq!(best(&logits, &[2, 1, 0]), Some(21));
+        logits[21] = -2.0;
+        assert_eq!(best(&logits, &[2, 1, 0]), Some(36));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! `acc = fma(weight_scale * activation_scale, integer, acc)` and, where the type has minima,
 //! `acc = fma(min, activation_scale * sum, acc)`.
 
-use super::{Eight, quads};
+use super::{Sixteen, quads};
 use crate::activations::{Input, QUAD};
 use crate::blocks::{SUB, SubBlock};
 use crate::layout::{GROUP, Scales, quant, scales_of, tile_bytes};
@@ -11,7 +11,7 @@ use crate::matrix::Matrix;
 use crate::tensor_type::TensorType;
 use half::{bf16, f16};
 
-pub(super) fn group(matrix: &Matrix, group: usize, activations: Input<'_>, first: usize, results: &mut [Eight]) {
+pub(super) fn group(matrix: &Matrix, group: usize, activations: Input<'_>, first: usize, results: &mut [Sixteen]) {
     if matrix.ty.is_float() {
         return float_group(matrix, group, activations, first, results);
     }
@@ -63,7 +63,7 @@ fn dot(weights: &[i32], acts: &[i8]) -> i32 {
 }
 
 /// Even and odd columns are summed apart, each in order, and added at the end.
-fn float_group(matrix: &Matrix, group: usize, activations: Input<'_>, first: usize, results: &mut [Eight]) {
+fn float_group(matrix: &Matrix, group: usize, activations: Input<'_>, first: usize, results: &mut [Sixteen]) {
     let packed = matrix.group_quants(group);
     for (token, out) in results.iter_mut().enumerate() {
         let mut sums = [[0.0f32; GROUP]; 2];

@@ -51,17 +51,16 @@ fn products<const N: usize>(
         member.stage(items.count(), |index| {
             let item = items.get(index);
             let matrix = matrices[item.matrix];
-            for group in item.groups {
-                // SAFETY: nobody writes the activations any more.
-                let input = unsafe { target.input() };
-                let results = super::product(member.isa(), matrix, group, input, item.tokens.clone(), &mut scratch);
+            // SAFETY: nobody writes the activations any more.
+            let input = unsafe { target.input() };
+            item.products(member.isa(), matrix, input, &mut scratch, |group, tokens, results| {
                 let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                for (row, eight) in item.tokens.clone().zip(results) {
+                for (row, sixteen) in tokens.zip(results) {
                     let at = row * matrix.rows() + group * GROUP;
                     // SAFETY: no other item has this group and these tokens.
-                    unsafe { shared[item.matrix].get_mut(at..at + lanes) }.copy_from_slice(&eight[..lanes]);
+                    unsafe { shared[item.matrix].get_mut(at..at + lanes) }.copy_from_slice(&sixteen[..lanes]);
                 }
-            }
+            });
         });
     });
     outs

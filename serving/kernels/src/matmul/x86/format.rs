@@ -1,7 +1,7 @@
 //! The quantised types as compile-time facts, so that each gets its own loop without branches.
 
 use crate::blocks::SubBlock;
-use crate::layout::{Quants, Scales, quants_of, scales_of, tile_bytes};
+use crate::layout::{Quants, Scales, VECTOR, quants_of, scales_of, tile_bytes};
 use crate::tensor_type::TensorType;
 
 /// A quantised type.
@@ -14,8 +14,8 @@ pub(super) trait Format {
     const SCALES: Scales = scales_of(Self::TYPE);
     /// What is subtracted from a quant.
     const OFFSET: i16 = SubBlock::offset(Self::TYPE) as i16;
-    /// 32-byte vectors of a packed tile.
-    const VECTORS: usize = tile_bytes(Self::TYPE) / 32;
+    /// Vectors of a packed tile.
+    const VECTORS: usize = tile_bytes(Self::TYPE) / VECTOR;
 }
 
 macro_rules! formats {

@@ -4,13 +4,27 @@
 //! 32,004). Signed bytes become |weight| times (activation with the weight's sign), and allow 1 (2 * 128 * 127 =
 //! 32,512). Then one `vpmaddwd` widens to 32 bits. At most 12 registers are live.
 
+mod tile;
+
 use super::format::Format;
-pub(super) use super::tile::unpack;
-use super::tile::{Tile, VECTORS, four, halves};
+use super::{VECTORS, four, halves};
 use crate::activations::Quad;
 use crate::lanes::avx2::Avx2;
 use crate::layout::{Quants, Scales};
 use std::arch::x86_64::*;
+pub(super) use tile::{Tile, finish, store, unpack};
+
+/// Halves of a group that are computed one after the other.
+pub(super) const HALVES: usize = 2;
+/// The sums of eight rows.
+pub(super) type Sums = __m256;
+
+/// No sums yet.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn zero() -> Sums {
+    _mm256_setzero_ps()
+}
 
 /// The exact integer part of each token, offsets and sub-scales included; below 2^24, so exact as a float too.
 #[inline]
@@ -65,7 +79,8 @@ fn sums<F: Format, const N: usize>(tile: &Tile, quads: [&Quad; 2]) -> [__m256i; 
             for j in 0..VECTORS {
                 let (weight, size) = (tile.quants[j], _mm256_abs_epi8(tile.quants[j]));
                 for n in 0..N {
-                    let product = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(quads, n, j), weight));
+                    let product =
+                        _mm256_maddubs_epi16(size, _mm256_sign_epi8(_mm256_set1_epi32(four(quads, n, j)), weight));
                     out[n] = _mm256_add_epi32(out[n], _mm256_madd_epi16(product, ones));
                 }
             }
@@ -80,7 +95,7 @@ fn sums<F: Format, const N: usize>(tile: &Tile, quads: [&Quad; 2]) -> [__m256i; 
         _ => _mm256_set1_epi16(F::OFFSET),
     };
     for n in 0..N {
-        out[n] = _mm256_sub_epi32(out[n], _mm256_madd_epi16(halves(quads, n), factors));
+        out[n] = _mm256_sub_epi32(out[n], _mm256_madd_epi16(_mm256_set1_epi32(halves(quads, n)), factors));
     }
     out
 }
@@ -96,7 +111,10 @@ fn products<const N: usize>(
 ) -> [__m256i; N] {
     for j in vectors {
         for n in 0..N {
-            sums[n] = _mm256_add_epi16(sums[n], _mm256_maddubs_epi16(tile.quants[j], four(quads, n, j)));
+            sums[n] = _mm256_add_epi16(
+                sums[n],
+                _mm256_maddubs_epi16(tile.quants[j], _mm256_set1_epi32(four(quads, n, j))),
+            );
         }
     }
     sums
