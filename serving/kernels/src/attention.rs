@@ -51,6 +51,8 @@ pub(crate) struct Scratch {
     dim: usize,
     /// vectors x dim: the queries, scaled.
     queries: Vec<f32>,
+    /// dim x vectors: the same, so that a pass finds those of a dimension side by side.
+    turned: Vec<f32>,
     /// vectors x SPLIT: scores, then their exponentials.
     scores: Vec<f32>,
     /// vectors x dim: the values of the current split, weighted.
@@ -72,6 +74,7 @@ impl Scratch {
         (self.rows, self.ratio, self.dim) = (rows, ratio, dim);
         let vectors = rows * ratio;
         self.queries.resize(vectors * dim, 0.0);
+        self.turned.resize(vectors * dim, 0.0);
         self.scores.resize(vectors * SPLIT, 0.0);
         self.split.resize(vectors * dim, 0.0);
         self.split_max.resize(vectors, 0.0);
@@ -191,6 +194,14 @@ lanes_fn! {
 #[inline(always)]
 fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, window: usize, scratch: &mut Scratch) {
     let (vectors, ratio, dim) = (scratch.rows * scratch.ratio, scratch.ratio, scratch.dim);
+    for (vector, query) in scratch.queries.chunks_exact(dim).enumerate() {
+        let eights = scratch.turned.chunks_exact_mut(LANES * vectors);
+        for (columns, eight) in eights.zip(query.as_chunks::<LANES>().0) {
+            for i in 0..LANES {
+                columns[i * vectors + vector] = eight[i];
+            }
+        }
+    }
     // The first position that a vector sees, and one past the last; rows rise in position, so both do.
     let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
     let end = |vector: usize| position + vector / ratio + 1;
@@ -233,73 +244,81 @@ fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, eights: &[Option<Eight>
     };
     let begin = eights.iter().position(Option::is_some).unwrap_or(EIGHTS);
     (begin..begin + AHEAD).for_each(|index| fetch(eights.get(index)));
-    for index in begin..EIGHTS {
-        let Some(eight) = eights[index] else { break };
-        fetch(eights.get(index + AHEAD));
-        let (token, [scales, _], keys) = (index * EIGHT, keys.scales(eight), keys.keys(eight));
+    let (most, together) = (if L::REGISTERS >= 32 { 8 } else { 4 }, L::WIDE / EIGHT);
+    for index in (begin..EIGHTS).step_by(together) {
+        let Some(first) = eights[index] else { break };
+        (index..index + together).for_each(|index| fetch(eights.get(index + AHEAD)));
+        let pair = (first, eights.get(index + 1).copied().flatten());
         let mut vector = 0;
-        if L::REGISTERS >= 32 {
-            while vector + 8 <= vectors {
-                score_pass::<L, E, 8>(l, keys, scales, vector, token, scratch);
-                vector += 8;
+        while vector < vectors {
+            macro_rules! pass {
+                ($($n:literal)*) => {
+                    match most.min(vectors - vector) {
+                        $($n => score_pass::<L, E, $n>(l, keys, pair, vector, index * EIGHT, scratch),)*
+                        together => unreachable!("a pass of {together} vectors"),
+                    }
+                };
             }
-        }
-        while vector + 4 <= vectors {
-            score_pass::<L, E, 4>(l, keys, scales, vector, token, scratch);
-            vector += 4;
-        }
-        match vectors - vector {
-            1 => score_pass::<L, E, 1>(l, keys, scales, vector, token, scratch),
-            2 => score_pass::<L, E, 2>(l, keys, scales, vector, token, scratch),
-            3 => score_pass::<L, E, 3>(l, keys, scales, vector, token, scratch),
-            _ => {}
+            pass!(1 2 3 4 5 6 7 8);
+            vector += most;
         }
     }
 }
 
-/// Scores of `N` vectors against eight tokens: even and odd dimensions apart, added at the end, or at the end of each
-/// 32 dimensions that share a scale.
+/// Scores of `N` vectors against eight tokens from `token` on, or twice eight where vectors have as many lanes: even and odd dimensions apart, added at the
+/// end, or at the end of each 32 dimensions that share a scale.
 #[inline(always)]
 fn score_pass<L: Lanes, E: Element, const N: usize>(
     l: L,
-    keys: &[[E; EIGHT]],
-    scales: &[[f32; EIGHT]],
+    keys: &Keys<'_, E>,
+    (first, second): (Eight, Option<Eight>),
     vector: usize,
     token: usize,
     scratch: &mut Scratch,
 ) {
-    let dim = scratch.dim;
-    let pairs = keys.as_chunks::<2>().0;
-    let queries: [&[[f32; 2]]; N] =
-        std::array::from_fn(|n| &scratch.queries[(vector + n) * dim..][..dim].as_chunks::<2>().0[..pairs.len()]);
-    let mut even = [l.splat(0.0); N];
-    let mut odd = [l.splat(0.0); N];
-    let mut scaled = [l.splat(0.0); N];
-    for (pair, keys) in pairs.iter().enumerate() {
-        let (k0, k1) = (E::load(l, &keys[0]), E::load(l, &keys[1]));
+    // Eight alone fill both halves of a vector.
+    let eights = [first, second.unwrap_or(first)];
+    let [low, high] = eights.map(|eight| keys.keys(eight).as_chunks::<2>().0);
+    let [[low_scales, _], [high_scales, _]] = eights.map(|eight| keys.scales(eight));
+    let vectors = scratch.rows * scratch.ratio;
+    let turned = scratch.turned.chunks_exact(2 * vectors);
+    let mut even = [l.splat_wide(0.0); N];
+    let mut odd = [l.splat_wide(0.0); N];
+    let mut scaled = [l.splat_wide(0.0); N];
+    for (pair, ((low, high), turned)) in low.iter().zip(high).zip(turned).enumerate() {
+        let (Some(q0), Some(q1)) = (
+            turned[vector..].first_chunk::<N>(),
+            turned[vectors + vector..].first_chunk::<N>(),
+        ) else {
+            unreachable!("a pass of other vectors")
+        };
+        let k0 = l.join(E::load(l, &low[0]), E::load(l, &high[0]));
+        let k1 = l.join(E::load(l, &low[1]), E::load(l, &high[1]));
         for n in 0..N {
-            even[n] = l.fma(l.splat(queries[n][pair][0]), k0, even[n]);
+            even[n] = l.fma_wide(l.splat_wide(q0[n]), k0, even[n]);
         }
         for n in 0..N {
-            odd[n] = l.fma(l.splat(queries[n][pair][1]), k1, odd[n]);
+            odd[n] = l.fma_wide(l.splat_wide(q1[n]), k1, odd[n]);
         }
         if E::HAS_SCALE && pair % (BLOCK / 2) == BLOCK / 2 - 1 {
-            let scale = l.load(&scales[pair / (BLOCK / 2)]);
+            let block = pair / (BLOCK / 2);
+            let scale = l.join(l.load(&low_scales[block]), l.load(&high_scales[block]));
             for n in 0..N {
-                scaled[n] = l.fma(l.add(even[n], odd[n]), scale, scaled[n]);
-                (even[n], odd[n]) = (l.splat(0.0), l.splat(0.0));
+                scaled[n] = l.fma_wide(l.add_wide(even[n], odd[n]), scale, scaled[n]);
+                (even[n], odd[n]) = (l.splat_wide(0.0), l.splat_wide(0.0));
             }
         }
     }
     for n in 0..N {
-        let at = (vector + n) * SPLIT + token;
-        if let Some(scores) = scratch.scores[at..].first_chunk_mut::<LANES>() {
-            let score = if E::HAS_SCALE {
-                scaled[n]
-            } else {
-                l.add(even[n], odd[n])
-            };
-            l.store(score, scores);
+        let score = if E::HAS_SCALE {
+            scaled[n]
+        } else {
+            l.add_wide(even[n], odd[n])
+        };
+        let scores = &mut scratch.scores[(vector + n) * SPLIT + token..];
+        match (second, scores.first_chunk_mut()) {
+            (None, Some(scores)) => l.store(l.low(score), scores),
+            _ => l.store_wide(score, scores),
         }
     }
 }
@@ -341,35 +360,41 @@ fn weigh<L: Lanes, E: Element>(
     tokens: &Range<usize>,
     scratch: &mut Scratch,
 ) {
-    let vectors = scratch.rows * scratch.ratio;
-    let wide = if L::REGISTERS >= 32 { 4 } else { 2 };
+    let (vectors, dim) = (scratch.rows * scratch.ratio, scratch.dim);
+    let most = if L::REGISTERS >= 32 { 4 } else { 2 };
     let mut vector = 0;
     while vector < vectors {
         // As few passes as possible, of about the same size.
         let together = (vectors - vector).div_ceil((vectors - vector).div_ceil(4));
         let mut at = 0;
-        while at < scratch.dim {
-            let registers = if at + wide * LANES <= scratch.dim { wide } else { 1 };
+        while at < dim {
             macro_rules! pass {
-                ($($n:literal)*) => {
-                    match (together, registers) {
-                        $(
-                            ($n, 4) => weigh_pass::<L, E, $n, 4>(l, keys, eights, tokens, vector, at, scratch),
-                            ($n, 2) => weigh_pass::<L, E, $n, 2>(l, keys, eights, tokens, vector, at, scratch),
-                            ($n, _) => weigh_pass::<L, E, $n, 1>(l, keys, eights, tokens, vector, at, scratch),
-                        )*
+                ($registers:literal: $($n:literal)*) => {
+                    match together {
+                        $($n => weigh_pass::<L, E, $n, $registers>(l, keys, eights, tokens, vector, at, scratch),)*
                         _ => unreachable!("a pass of {together} vectors"),
                     }
                 };
             }
-            pass!(1 2 3 4);
-            at += registers * LANES;
+            let registers = if at + most * L::WIDE <= dim {
+                most
+            } else {
+                (at + L::WIDE <= dim).into()
+            };
+            match registers {
+                4 => pass!(4: 1 2 3 4),
+                2 => pass!(2: 1 2 3 4),
+                1 => pass!(1: 1 2 3 4),
+                _ => pass!(0: 1 2 3 4),
+            }
+            at += (registers * L::WIDE).max(LANES);
         }
         vector += together;
     }
 }
 
-/// `W` registers of dimensions from `at` of the sums of `N` vectors from `vector` on, one token after the other.
+/// `W` wide vectors of dimensions from `at` of the sums of `N` vectors from `vector` on, one token after the other; with a
+/// `W` of 0 the last eight dimensions.
 #[inline(always)]
 fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
     l: L,
@@ -384,32 +409,47 @@ fn weigh_pass<L: Lanes, E: Element, const N: usize, const W: usize>(
     let dim = *dim;
     let weights: [&[[f32; EIGHT]]; N] =
         std::array::from_fn(|n| &scores[(vector + n) * SPLIT..][..SPLIT].as_chunks().0[..EIGHTS]);
-    let mut sums = [[l.splat(0.0); W]; N];
+    let mut sums = [[l.splat_wide(0.0); W]; N];
+    let mut last = [l.splat(0.0); N];
     for (index, eight) in eights.iter().enumerate() {
         let Some(eight) = *eight else { continue };
+        let ([_, scales], values) = (keys.scales(eight), keys.values(eight));
         let first = tokens.start.saturating_sub(index * EIGHT);
-        let ([_, scales], rows) = (keys.scales(eight), keys.values(eight).chunks_exact(dim));
-        for (t, row) in rows.enumerate().take(EIGHT.min(tokens.end - index * EIGHT)).skip(first) {
-            let row = &row[at..][..W * LANES].as_chunks::<LANES>().0[..W];
-            let mut value = [l.splat(0.0); W];
+        for t in first..EIGHT.min(tokens.end - index * EIGHT) {
+            let row = &values[t * dim + at..];
+            if W == 0 {
+                // Elements with scales come in 32s.
+                if let Some(row) = row.first_chunk() {
+                    let value = E::load(l, row);
+                    for n in 0..N {
+                        last[n] = l.fma(l.splat(weights[n][index][t]), value, last[n]);
+                    }
+                }
+                continue;
+            }
+            let row = &row[..W * L::WIDE];
+            let mut value = [l.splat_wide(0.0); W];
             for w in 0..W {
-                value[w] = E::load(l, &row[w]);
+                value[w] = E::load_wide(l, &row[w * L::WIDE..]);
                 if E::HAS_SCALE {
-                    value[w] = l.mul(value[w], l.splat(scales[(at + w * LANES) / BLOCK][t]));
+                    value[w] = l.mul_wide(value[w], l.splat_wide(scales[(at + w * L::WIDE) / BLOCK][t]));
                 }
             }
             for n in 0..N {
-                let weight = l.splat(weights[n][index][t]);
+                let weight = l.splat_wide(weights[n][index][t]);
                 for w in 0..W {
-                    sums[n][w] = l.fma(weight, value[w], sums[n][w]);
+                    sums[n][w] = l.fma_wide(weight, value[w], sums[n][w]);
                 }
             }
         }
     }
     for n in 0..N {
-        let row = split[(vector + n) * dim + at..][..W * LANES].as_chunks_mut::<LANES>().0;
+        let row = &mut split[(vector + n) * dim + at..];
         for w in 0..W {
-            l.store(sums[n][w], &mut row[w]);
+            l.store_wide(sums[n][w], &mut row[w * L::WIDE..]);
+        }
+        if let (0, Some(row)) = (W, row.first_chunk_mut()) {
+            l.store(last[n], row);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::lanes::Scalar;
 #[cfg(target_arch = "x86_64")]
-use crate::lanes::avx2::Avx2;
+use crate::lanes::x86::{Avx2, Avx512};
 
 /// An instruction set that this processor has.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +27,13 @@ pub(crate) enum Kind {
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Vnni {
-    pub(crate) lanes: Avx2<32>,
+    pub(crate) lanes: Avx512,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Vnni {
     fn detect() -> Option<Vnni> {
-        let lanes = Avx2::detect()?.with_avx512vl()?;
+        let lanes = Avx512::detect()?;
         let has_products = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni");
         has_products.then_some(Vnni { lanes })
     }

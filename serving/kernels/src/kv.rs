@@ -247,6 +247,8 @@ pub(crate) trait Element: Plain {
     const HAS_SCALE: bool;
     /// Eight of them, without the scale.
     fn load<L: Lanes>(l: L, eight: &[Self; LANES]) -> L::F;
+    /// The first `L::WIDE` of them.
+    fn load_wide<L: Lanes>(l: L, elements: &[Self]) -> L::W;
 }
 
 impl Element for u16 {
@@ -255,6 +257,10 @@ impl Element for u16 {
     fn load<L: Lanes>(l: L, eight: &[u16; LANES]) -> L::F {
         l.load_f16(eight)
     }
+    #[inline(always)]
+    fn load_wide<L: Lanes>(l: L, elements: &[u16]) -> L::W {
+        l.load_f16_wide(elements)
+    }
 }
 
 impl Element for i8 {
@@ -262,6 +268,10 @@ impl Element for i8 {
     #[inline(always)]
     fn load<L: Lanes>(l: L, eight: &[i8; LANES]) -> L::F {
         l.load_i8(eight)
+    }
+    #[inline(always)]
+    fn load_wide<L: Lanes>(l: L, elements: &[i8]) -> L::W {
+        l.load_i8_wide(elements)
     }
 }
 

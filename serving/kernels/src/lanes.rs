@@ -1,9 +1,9 @@
-//! Eight f32 lanes, as an array and as an AVX2 register (of which AVX512VL has more). A row operation is written once over
-//! [`Lanes`] and compiled for both by [`lanes_fn`]; every method is defined so exactly (order,
-//! rounding, what happens to NaN) that the two give the same bits.
+//! Eight f32 lanes, as an array and as an AVX2 register, and sixteen, as two of those or a register of AVX-512. A row
+//! operation is written once over [`Lanes`] and compiled for each by [`lanes_fn`]; every method is defined so exactly
+//! (order, rounding, what happens to NaN) that all give the same bits.
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx2;
+pub(crate) mod x86;
 
 use half::f16;
 
@@ -14,7 +14,11 @@ pub(crate) const LANES: usize = 8;
 pub(crate) trait Lanes: Copy {
     /// Eight f32.
     type F: Copy;
-    /// How many of them fit into registers.
+    /// As many f32 as the widest vectors have.
+    type W: Copy;
+    /// How many that is: 8 or 16.
+    const WIDE: usize;
+    /// Vector registers there are.
     const REGISTERS: usize;
 
     /// All lanes `x`.
@@ -57,6 +61,25 @@ pub(crate) trait Lanes: Copy {
     fn store_f16(self, v: Self::F, out: &mut [u16; LANES]);
     /// The sums of the first and of the last 16.
     fn half_sums(self, x: &[i8; 32]) -> [i16; 2];
+
+    /// Twice eight lanes; `low` alone where eight are the widest.
+    fn join(self, low: Self::F, high: Self::F) -> Self::W;
+    /// The first eight lanes.
+    fn low(self, v: Self::W) -> Self::F;
+    /// All lanes `x`.
+    fn splat_wide(self, x: f32) -> Self::W;
+    /// The first IEEE halves whose bits are given, in order.
+    fn load_f16_wide(self, x: &[u16]) -> Self::W;
+    /// The first of the small integers, in order.
+    fn load_i8_wide(self, x: &[i8]) -> Self::W;
+    /// The lanes in order, to the first places.
+    fn store_wide(self, v: Self::W, out: &mut [f32]);
+    /// `a + b`.
+    fn add_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `a * b`.
+    fn mul_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `a * b + c`, rounded once.
+    fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
 
     /// A hint that this is read soon, but not at once: it may go to the second-level cache, which takes more at a time.
     fn prefetch<T>(self, x: &[T]);
@@ -115,6 +138,53 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
+/// The wide methods where eight lanes are the widest.
+macro_rules! eight_are_wide {
+    () => {
+        type W = Self::F;
+        const WIDE: usize = LANES;
+
+        #[inline(always)]
+        fn join(self, low: Self::F, _: Self::F) -> Self::W {
+            low
+        }
+        #[inline(always)]
+        fn low(self, v: Self::W) -> Self::F {
+            v
+        }
+        #[inline(always)]
+        fn splat_wide(self, x: f32) -> Self::W {
+            self.splat(x)
+        }
+        #[inline(always)]
+        fn load_f16_wide(self, x: &[u16]) -> Self::W {
+            self.load_f16(&x.as_chunks().0[0])
+        }
+        #[inline(always)]
+        fn load_i8_wide(self, x: &[i8]) -> Self::W {
+            self.load_i8(&x.as_chunks().0[0])
+        }
+        #[inline(always)]
+        fn store_wide(self, v: Self::W, out: &mut [f32]) {
+            self.store(v, &mut out.as_chunks_mut().0[0]);
+        }
+        #[inline(always)]
+        fn add_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            self.add(a, b)
+        }
+        #[inline(always)]
+        fn mul_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            self.mul(a, b)
+        }
+        #[inline(always)]
+        fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {
+            self.fma(a, b, c)
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use eight_are_wide;
+
 /// The portable lanes, and the definition of what every other kind of lanes computes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scalar;
@@ -127,6 +197,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 impl Lanes for Scalar {
     type F = [f32; LANES];
     const REGISTERS: usize = 16;
+    eight_are_wide!();
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -223,13 +294,13 @@ macro_rules! lanes_fn {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             #[allow(clippy::too_many_arguments, reason = "the macro adds one argument to what the caller wrote")]
-            fn avx2(lanes: crate::lanes::avx2::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
+            fn avx2(lanes: crate::lanes::x86::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
                 body(lanes $(, $arg)*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c,avx512vl")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl")]
             #[allow(clippy::too_many_arguments, reason = "the macro adds one argument to what the caller wrote")]
-            fn avx512vl(lanes: crate::lanes::avx2::Avx2<32> $(, $arg: $ty)*) $(-> $ret)? {
+            fn avx512(lanes: crate::lanes::x86::Avx512 $(, $arg: $ty)*) $(-> $ret)? {
                 body(lanes $(, $arg)*)
             }
             match isa.0 {
@@ -238,8 +309,8 @@ macro_rules! lanes_fn {
                 // SAFETY: a value of `Avx2` exists only where the processor has the three features.
                 crate::isa::Kind::Avx2(lanes) => unsafe { avx2(lanes $(, $arg)*) },
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above, and a value of `Avx2<32>` only where there is AVX512VL too.
-                crate::isa::Kind::Vnni(vnni) => unsafe { avx512vl(vnni.lanes $(, $arg)*) },
+                // SAFETY: as above, and a value of `Avx512` only where there are AVX512F and AVX512VL too.
+                crate::isa::Kind::Vnni(vnni) => unsafe { avx512(vnni.lanes $(, $arg)*) },
             }
         }
     };

@@ -5,7 +5,7 @@
 )]
 
 use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP};
-use crate::lanes::avx2::Avx2;
+use crate::lanes::x86::Avx2;
 use std::arch::x86_64::*;
 
 /// Rows of a tile of floats: twelve sums, two registers of weights and one of activations.

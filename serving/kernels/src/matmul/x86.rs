@@ -12,7 +12,7 @@ mod format;
 use super::{CHUNK, Sixteen};
 use crate::activations::{Input, QUAD, Quad};
 use crate::isa::Vnni;
-use crate::lanes::avx2::Avx2;
+use crate::lanes::x86::Avx2;
 use crate::layout::{GROUP, Quants, VECTOR};
 use crate::matrix::Matrix;
 use crate::tensor_type::TensorType;

@@ -9,7 +9,7 @@ mod tile;
 use super::format::Format;
 use super::{VECTORS, four, halves};
 use crate::activations::Quad;
-use crate::lanes::avx2::Avx2;
+use crate::lanes::x86::Avx2;
 use crate::layout::{Quants, Scales};
 use std::arch::x86_64::*;
 pub(super) use tile::{Tile, finish, store, unpack};

@@ -3,7 +3,7 @@
 
 use super::super::{Packed, VECTORS, format::Format};
 use crate::activations::{QUAD, Quad};
-use crate::lanes::avx2::Avx2;
+use crate::lanes::x86::Avx2;
 use crate::layout::{GROUP, Quants, SUPER, Scales, VECTOR, scale_bytes};
 use crate::matmul::Sixteen;
 use std::arch::x86_64::*;
