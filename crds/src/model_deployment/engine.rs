@@ -1,4 +1,6 @@
 //! `spec.engine`: the program that serves the model, ours or one of the user's.
+//!
+//! Ranges lie within those of windlass-server's flags: `serving/server/src/args/schema.rs` compares them.
 use k8s_openapi::api::core::v1::EnvVar;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -38,7 +40,7 @@ pub struct Engine {
 
     /// Tokens that one step of the engine may process. Without it: the engine decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_048_576))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub max_batch_tokens: Option<i64>,
 
     /// How long a step of the engine should take while answers are being written: prompts are read in parts that fit
