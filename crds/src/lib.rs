@@ -3,6 +3,7 @@
 //!
 //! Nothing here speaks to a cluster or knows how an object is made to run.
 pub mod conditions;
+pub mod duration;
 pub mod model_deployment;
 pub mod quantity;
 pub mod schema;

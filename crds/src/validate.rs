@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    ModelDeploymentSpec,
+    ModelDeploymentSpec, duration,
     model_deployment::engine::{Custom, VolumeKind},
     quantity::Amount,
     source::Source,
@@ -13,6 +13,10 @@ use crate::{
 pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Below this no engine could start and be asked; above it nobody waits.
 const DEADLINE_RANGE: std::ops::RangeInclusive<u64> = 10..=7 * 24 * 3600;
+/// No answer should stand still for longer; `40m` where `40ms` was meant is refused.
+const LONGEST_STEP_TIME: Duration = Duration::from_secs(60);
+/// Nobody waits longer for a first token; who never wants reading to go first has room enough.
+const LONGEST_FIRST_TOKEN_TIME: Duration = Duration::from_secs(3600);
 
 /// Every problem of a spec beyond what the schema refuses; empty when there is none.
 pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
@@ -22,6 +26,14 @@ pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
     }
     if let Err(message) = progress_deadline(spec) {
         problems.push(format!("spec.rollout.progressDeadline: {message}"));
+    }
+    for (field, time) in [
+        ("spec.engine.stepTime", step_time(spec)),
+        ("spec.engine.firstTokenTime", first_token_time(spec)),
+    ] {
+        if let Err(message) = time {
+            problems.push(format!("{field}: {message}"));
+        }
     }
     if let Some(resources) = &spec.resources {
         positive(&mut problems, "spec.resources.cpu", resources.cpu.as_ref());
@@ -72,29 +84,40 @@ pub fn progress_deadline(spec: &ModelDeploymentSpec) -> Result<Duration, String>
     else {
         return Ok(DEFAULT_PROGRESS_DEADLINE);
     };
-    let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration such as 45m or 1h30m"))?;
+    let duration = duration::read(text).ok_or_else(|| format!("`{text}` is not a duration such as 45m or 1h30m"))?;
     if !DEADLINE_RANGE.contains(&duration.as_secs()) {
         return Err(format!("`{text}` must lie between 10s and 168h"));
     }
     Ok(duration)
 }
 
-/// Hours, minutes and seconds, in this order, each at most once.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut seconds: u64 = 0;
-    let mut parts = 0;
-    for (unit, factor) in [('h', 3600), ('m', 60), ('s', 1)] {
-        if let Some((number, after)) = rest.split_once(unit) {
-            if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-                return None;
-            }
-            seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
-            rest = after;
-            parts += 1;
-        }
+/// How long a step of the engine should take; zero is without limit, nothing leaves it to the engine.
+///
+/// # Errors
+/// A sentence, when the text is no duration or too long a one.
+pub fn step_time(spec: &ModelDeploymentSpec) -> Result<Option<Duration>, String> {
+    let text = spec.engine.as_ref().and_then(|engine| engine.step_time.as_deref());
+    text.map(|text| engine_time(text, LONGEST_STEP_TIME)).transpose()
+}
+
+/// How long prompts should wait for their first token; nothing leaves it to the engine.
+///
+/// # Errors
+/// A sentence, when the text is no duration or too long a one.
+pub fn first_token_time(spec: &ModelDeploymentSpec) -> Result<Option<Duration>, String> {
+    let text = spec
+        .engine
+        .as_ref()
+        .and_then(|engine| engine.first_token_time.as_deref());
+    text.map(|text| engine_time(text, LONGEST_FIRST_TOKEN_TIME)).transpose()
+}
+
+fn engine_time(text: &str, longest: Duration) -> Result<Duration, String> {
+    let time = duration::read(text).ok_or_else(|| format!("`{text}` is not a duration such as 40ms or 1s500ms"))?;
+    if time > longest {
+        return Err(format!("`{text}` is more than {}s", longest.as_secs()));
     }
-    (parts > 0 && rest.is_empty()).then(|| Duration::from_secs(seconds))
+    Ok(time)
 }
 
 fn positive(problems: &mut Vec<String>, field: &str, amount: Option<&Amount>) {
@@ -187,6 +210,34 @@ mod tests {
     }
 
     #[test]
+    fn times_of_the_engine_are_read_and_bounded() {
+        for field in ["stepTime", "firstTokenTime"] {
+            for text in ["0s", "40ms", "1m"] {
+                let spec = spec(json!({"engine": {field: text}}));
+                assert_eq!(problems(&spec), Vec::<String>::new(), "{field} {text}");
+            }
+            let problems = problems(&spec(json!({"engine": {field: "40"}})));
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].contains("not a duration such as 40ms"), "{problems:?}");
+        }
+        for (field, text) in [
+            ("stepTime", "40m"),
+            ("stepTime", "1m1ms"),
+            ("firstTokenTime", "500m"),
+            ("firstTokenTime", "1h1ms"),
+        ] {
+            let problems = problems(&spec(json!({"engine": {field: text}})));
+            assert_eq!(problems.len(), 1, "{field} {text}");
+            assert!(problems[0].contains("is more than"), "{problems:?}");
+        }
+        let both = spec(json!({"engine": {"stepTime": "40ms", "firstTokenTime": "1h"}}));
+        assert_eq!(step_time(&both), Ok(Some(Duration::from_millis(40))));
+        assert_eq!(first_token_time(&both), Ok(Some(Duration::from_secs(3600))));
+        assert_eq!(step_time(&spec(json!({"engine": {}}))), Ok(None));
+        assert_eq!(first_token_time(&spec(json!({}))), Ok(None));
+    }
+
+    #[test]
     fn each_problem_begins_with_its_field() {
         for (value, field) in [
             (json!({"resources": {"cpu": "0"}}), "spec.resources.cpu:"),
@@ -203,6 +254,11 @@ mod tests {
                 json!({"engine": {"runtime": "Custom", "custom": {"image": "x", "env": [{"name": "A", "value": "1",
                     "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}}}),
                 "spec.engine.custom.env:",
+            ),
+            (json!({"engine": {"stepTime": "40m"}}), "spec.engine.stepTime:"),
+            (
+                json!({"engine": {"firstTokenTime": "soon"}}),
+                "spec.engine.firstTokenTime:",
             ),
             (json!({"podLabels": {"a b": "c"}}), "spec.podLabels:"),
             (json!({"podAnnotations": {"/x": "c"}}), "spec.podAnnotations:"),

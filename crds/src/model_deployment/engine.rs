@@ -1,4 +1,6 @@
 //! `spec.engine`: the program that serves the model, ours or one of the user's.
+//!
+//! Ranges lie within those of windlass-server's flags: `serving/server/src/args/schema.rs` compares them.
 use k8s_openapi::api::core::v1::EnvVar;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -13,8 +15,8 @@ use crate::quantity::Amount;
 #[x_kube(
     validation = Rule::new("(has(self.runtime) && self.runtime == 'Custom') == has(self.custom)")
         .message("custom goes with runtime: Custom; set both or neither"),
-    validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens))")
-        .message("contextLength, maxSequences and maxBatchTokens belong to the Windlass runtime; give a Custom runtime its own flags in custom.args")
+    validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens) || has(self.stepTime) || has(self.firstTokenTime) || has(self.speculativeTokens) || has(self.kvCache))")
+        .message("contextLength, maxSequences, maxBatchTokens, stepTime, firstTokenTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args")
 )]
 pub struct Engine {
     /// The program. Without it: Windlass.
@@ -38,8 +40,56 @@ pub struct Engine {
 
     /// Tokens that one step of the engine may process. Without it: the engine decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_048_576))]
+    #[schemars(range(min = 1, max = 65_536))]
     pub max_batch_tokens: Option<i64>,
+
+    /// How long a step of the engine should take while answers are being written: prompts are read in parts that fit
+    /// into it, so that running answers keep flowing. `0s` is without limit; at most `1m`. A duration such as `40ms` or
+    /// `1s500ms`. Without it: 40ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$')")
+        .message("stepTime must be a duration of minutes, seconds and milliseconds, for example 40ms or 1s500ms"))]
+    pub step_time: Option<String>,
+
+    /// How long prompts should wait for their first token: with more to read than can be read in this time, reading goes
+    /// before stepTime. At most `1h`. A duration such as `500ms` or `1m30s`. Without it: 500ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$')")
+        .message("firstTokenTime must be a duration of minutes, seconds and milliseconds, for example 500ms or 1m30s"))]
+    pub first_token_time: Option<String>,
+
+    /// Tokens guessed for an answer at most in one step, from what it repeats of the prompt or of itself, while few answers
+    /// are being written. The engine checks each guess: answers do not change, they come faster where much is repeated
+    /// (code to be changed, quotations) and a little slower where not. 0 guesses none. Without it: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 7))]
+    pub speculative_tokens: Option<i32>,
+
+    /// How the keys and values of the tokens are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<KvCache>,
+}
+
+/// How the keys and values of the tokens are kept.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct KvCache {
+    /// As what. Without it: F16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<KvCacheType>,
+}
+
+/// As what keys and values are kept. Q8 (signed bytes, 32 with a scale) takes 9/16 of the memory of F16 (IEEE halves), so
+/// more and longer requests fit, and is less exact; how much less depends on the model, whose heads must have a multiple
+/// of 32 elements. Without it: F16.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvCacheType {
+    /// IEEE halves.
+    F16,
+    /// Signed bytes, 32 with a scale.
+    Q8,
 }
 
 /// The program that serves a model.

@@ -248,6 +248,8 @@ fn contradictions_are_refused_with_the_way_out() {
             json!({"runtime": "Custom", "custom": custom, "contextLength": 4096}),
             "custom.args",
         ),
+        ("/spec/engine", json!({"stepTime": "fast"}), "40ms or 1s500ms"),
+        ("/spec/engine", json!({"firstTokenTime": "5ms1s"}), "500ms or 1m30s"),
         ("/spec/engine", with_custom("port", json!(8081)), "choose another"),
         (
             "/spec/engine",
@@ -310,6 +312,42 @@ fn contradictions_are_refused_with_the_way_out() {
         let message = refusal(&with(pointer, value.clone()));
         assert!(message.contains(way_out), "{pointer} {value}: {message}");
     }
+}
+
+#[test]
+fn a_custom_runtime_takes_no_field_of_the_windlass_runtime() {
+    let schema = schema();
+    let engine = schema
+        .pointer("/properties/spec/properties/engine/properties")
+        .and_then(Value::as_object)
+        .expect("the engine's fields");
+    let fields: Vec<&String> = engine
+        .keys()
+        .filter(|name| !["runtime", "custom"].contains(&name.as_str()))
+        .collect();
+    assert!(fields.len() >= 7, "{fields:?}");
+    for field in fields {
+        let value = match engine[field]["type"].as_str() {
+            Some("string") => json!("40ms"),
+            Some("object") => json!({}),
+            _ => engine[field]["minimum"].clone(),
+        };
+        let mut object = with("/spec/engine", json!({"runtime": "Windlass", field.as_str(): value}));
+        assert_eq!(check_rules(&object, None), Ok(()), "{field}");
+        object["spec"]["engine"]["runtime"] = json!("Custom");
+        object["spec"]["engine"]["custom"] = json!({"image": "vllm/vllm-openai:v0.23.0"});
+        let message = refusal(&object);
+        let (named, _) = message
+            .split_once(" belong to the Windlass runtime")
+            .expect("the rule's message");
+        assert!(named.contains(field.as_str()), "{field}: {message}");
+    }
+}
+
+#[test]
+fn fields_of_the_engine_that_are_not_given_are_not_written() {
+    let engine = crate::model_deployment::engine::Engine::default();
+    assert_eq!(serde_json::to_value(engine).expect("JSON"), json!({}));
 }
 
 #[test]

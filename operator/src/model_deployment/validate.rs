@@ -10,7 +10,10 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use windlass_crds::{
     ModelDeployment,
-    model_deployment::{engine::Custom, resources::Accelerator},
+    model_deployment::{
+        engine::{Custom, KvCacheType},
+        resources::Accelerator,
+    },
     schema,
     source::Source,
     validate,
@@ -62,6 +65,10 @@ pub enum Engine {
         context_length: Option<i64>,
         max_sequences: Option<i32>,
         max_batch_tokens: Option<i64>,
+        step_time: Option<Duration>,
+        first_token_time: Option<Duration>,
+        speculative_tokens: Option<i32>,
+        kv_cache_type: Option<KvCacheType>,
     },
     Custom(Box<Custom>),
 }
@@ -130,8 +137,14 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
     problems.extend(validate::problems(&object.spec));
     let source = Source::parse(&object.spec.model.source);
     let deadline = validate::progress_deadline(&object.spec);
+    let times = (
+        validate::step_time(&object.spec),
+        validate::first_token_time(&object.spec),
+    );
     let owner = object.controller_owner_ref(&());
-    let (Ok(source), Ok(progress_deadline), Some(owner)) = (source, deadline, owner) else {
+    let (Ok(source), Ok(progress_deadline), (Ok(step_time), Ok(first_token_time)), Some(owner)) =
+        (source, deadline, times, owner)
+    else {
         if problems.is_empty() {
             problems.push("metadata: the object has neither name nor uid".to_owned());
         }
@@ -169,6 +182,10 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
                 context_length: engine.context_length,
                 max_sequences: engine.max_sequences,
                 max_batch_tokens: engine.max_batch_tokens,
+                step_time,
+                first_token_time,
+                speculative_tokens: engine.speculative_tokens,
+                kv_cache_type: engine.kv_cache.and_then(|cache| cache.dtype),
             },
         },
         // Amounts that cannot be read were refused above.

@@ -171,6 +171,29 @@ fn what_an_accelerator_demands_stands_in_each_of_the_users_terms() {
 }
 
 #[test]
+fn an_object_without_the_fields_that_came_later_keeps_its_revision() {
+    let mut object = fixture("everything");
+    let engine = object["spec"]["engine"].as_object_mut().expect("an engine");
+    for later in ["stepTime", "firstTokenTime", "speculativeTokens", "kvCache"] {
+        engine.remove(later).expect("a field of the fixture");
+    }
+    let children = children(object, &config()).expect("rendered");
+    // What the operator that did not know them rendered for the same object.
+    assert!(
+        children
+            .iter()
+            .any(|child| child["metadata"]["name"] == "chat-afbbe62716"),
+        "{children:?}"
+    );
+    let args = pod_spec(&children)["containers"][0]["args"].clone();
+    assert_eq!(
+        args.as_array().and_then(|args| args.last()),
+        Some(&json!("512")),
+        "{args}"
+    );
+}
+
+#[test]
 fn an_invalid_file_is_refused_with_every_problem() {
     let mut object = fixture("minimal");
     object["spec"]["replicas"] = json!(0);

@@ -193,6 +193,9 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 #[cfg(test)]
+mod schema;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;

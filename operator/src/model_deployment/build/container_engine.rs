@@ -1,6 +1,8 @@
 //! The container `engine`: the Windlass server, or the user's own program under the same conditions.
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
-use windlass_crds::model_deployment::engine::Custom;
+use windlass_crds::model_deployment::engine::{Custom, KvCacheType};
 
 use super::pod_template::restricted;
 use crate::{
@@ -22,13 +24,21 @@ pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
             context_length,
             max_sequences,
             max_batch_tokens,
+            step_time,
+            first_token_time,
+            speculative_tokens,
+            kv_cache_type,
         } => {
-            let limits = [
+            let settings = [
                 ("context-length", context_length.map(|n| n.to_string())),
                 ("max-sequences", max_sequences.map(|n| n.to_string())),
                 ("max-batch-tokens", max_batch_tokens.map(|n| n.to_string())),
+                ("step-time", step_time.map(millis)),
+                ("first-token-time", first_token_time.map(millis)),
+                ("speculate", speculative_tokens.map(|n| n.to_string())),
+                ("kv-cache-type", kv_cache_type.map(kv_cache_name)),
             ];
-            windlass(owner, config, &limits)
+            windlass(owner, config, &settings)
         }
         Engine::Custom(custom) => custom_runtime(owner, custom),
     };
@@ -39,7 +49,20 @@ pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
     container
 }
 
-fn windlass(owner: &ValidatedModelDeployment, config: &BuildConfig, limits: &[(&str, Option<String>)]) -> Value {
+/// The server reads one number with one unit.
+fn millis(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
+
+fn kv_cache_name(kind: KvCacheType) -> String {
+    match kind {
+        KvCacheType::F16 => "f16",
+        KvCacheType::Q8 => "q8",
+    }
+    .to_owned()
+}
+
+fn windlass(owner: &ValidatedModelDeployment, config: &BuildConfig, settings: &[(&str, Option<String>)]) -> Value {
     let mut args = Vec::new();
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
     flag("model", owner.model_path());
@@ -48,7 +71,7 @@ fn windlass(owner: &ValidatedModelDeployment, config: &BuildConfig, limits: &[(&
     if let Some(threads) = owner.threads {
         flag("threads", threads.to_string());
     }
-    for (name, value) in limits {
+    for (name, value) in settings {
         if let Some(value) = value {
             flag(name, value.clone());
         }
