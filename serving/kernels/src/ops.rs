@@ -146,6 +146,28 @@ lanes_fn! {
     }
 }
 
+/// Spreads what single elements of a head have over all of them: the Walsh-Hadamard transform, which is orthogonal, so
+/// that queries and keys that both went through it have the same products as before. Some models have a few elements much
+/// larger than the rest, which would leave those nothing of a common scale (Ashkboos et al., "QuaRot", 2024). Heads whose
+/// size is no power of two are taken in parts that are.
+pub(crate) fn spread(head: &mut [f32]) {
+    let size = 1 << head.len().trailing_zeros();
+    for part in head.chunks_exact_mut(size) {
+        let mut half = 1;
+        while half < size {
+            for pair in part.chunks_exact_mut(2 * half) {
+                let (low, high) = pair.split_at_mut(half);
+                for (a, b) in low.iter_mut().zip(high) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            half *= 2;
+        }
+        let scale = (size as f32).sqrt().recip();
+        part.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +193,31 @@ mod tests {
                 let want = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*w);
                 assert!((f64::from(*got) - want).abs() < 1e-6);
             }
+        }
+    }
+
+    #[test]
+    fn spread_heads_have_the_same_products_and_no_large_element() {
+        for len in [32, 64, 96, 128] {
+            let (mut query, mut key) = (Random::new(38).floats(len), Random::new(39).floats(len));
+            key[5] = 100.0;
+            let product =
+                |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
+            let before = product(&query, &key);
+            let original = key.clone();
+            spread(&mut query);
+            spread(&mut key);
+            assert!((product(&query, &key) - before).abs() < 1e-4, "{len}");
+            let part = (1 << len.trailing_zeros()) as f32;
+            assert!(
+                key.iter().all(|x| x.abs() < 100.0 / part.sqrt() + 4.0),
+                "{len}: {key:?}"
+            );
+            spread(&mut key);
+            assert!(
+                key.iter().zip(&original).all(|(a, b)| (a - b).abs() < 1e-4),
+                "{len}: its own inverse"
+            );
         }
     }
 

@@ -13,7 +13,7 @@ use crate::kv::SharedKv;
 use crate::layout::GROUP;
 use crate::matmul::{CHUNK, Item, Items};
 use crate::matrix::Matrix;
-use crate::ops::{add, gelu_mul_on, rmsnorm_on, silu_mul_on};
+use crate::ops::{add, gelu_mul_on, rmsnorm_on, silu_mul_on, spread};
 use crate::pool::{Member, Shared};
 use crate::rope::Rope;
 use norm::{Norm, Private, State};
@@ -163,7 +163,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Heads of a row to `out`: normalised where the model does that, and rotated.
+    /// Heads of a row to `out`: normalised where the model does that, and rotated; spread where keys are kept as bytes.
     ///
     /// # Safety
     /// After the first stage.
@@ -188,6 +188,9 @@ impl<'a> Pass<'a> {
         // SAFETY: only the first stage writes them.
         let angles = unsafe { self.buffers.angles.get(start..start + ropes[which].angles_len()) };
         ropes[which].rotate(isa, out, angles);
+        if let SharedKv::Q8(_) = self.cache {
+            out.chunks_exact_mut(dim).for_each(spread);
+        }
     }
 
     /// Attention; its results are quantised for the output projection.
