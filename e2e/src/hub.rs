@@ -108,7 +108,11 @@ async fn listen(client: &Client) -> Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, shelf: Arc<Shelf>) {
-    while let Ok((socket, _)) = listener.accept().await {
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => return eprintln!("--- the hub accepts no more connections: {error}"),
+        };
         let shelf = shelf.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(shelf.clone(), request));

@@ -29,7 +29,8 @@ async fn server() -> (Client, Arc<AtomicUsize>) {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let counter = seen.clone();
     tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
+        loop {
+            let (socket, _) = listener.accept().await.expect("a connection");
             let counter = counter.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 let count = counter.fetch_add(1, Ordering::SeqCst) + 1;

@@ -155,7 +155,11 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    while let Ok((socket, _)) = listener.accept().await {
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => return eprintln!("--- the fault proxy accepts no more connections: {error}"),
+        };
         let shared = shared.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| relay(shared.clone(), request));

@@ -13,6 +13,7 @@ use crate::tokenizer::Tokenizer;
 
 mod cache;
 mod check;
+mod gbnf;
 mod vocabulary;
 
 use cache::Cache;
@@ -27,7 +28,7 @@ const STACK_BYTES: usize = 256 << 20;
 /// Parallel ways to read an answer: the work for a token grows with their square. A schema has about three for each
 /// optional property of an object, and one for each alternative that is still possible.
 const MAX_WAYS_OF_A_SCHEMA: usize = 1_000;
-/// The same for grammars in Lark, which can be ambiguous everywhere.
+/// The same for grammars in Lark and GBNF, which can be ambiguous everywhere.
 const MAX_WAYS: usize = 300;
 
 /// What one grammar, and one token of an answer, may cost. About: 50 units of `initial_lexer_fuel`, 14 of
@@ -54,6 +55,8 @@ pub enum Grammar {
     Regex(String),
     /// A text of a context-free grammar in `llguidance`'s dialect of Lark.
     Lark(String),
+    /// The same in GBNF, llama.cpp's notation, without references to tokens.
+    Gbnf(String),
 }
 
 /// Why there is no constraint. Display is for the caller.
@@ -121,6 +124,7 @@ impl Grammars {
             Grammar::JsonSchema(schema) => (GrammarWithLexer::from_json_schema(schema.clone()), MAX_WAYS_OF_A_SCHEMA),
             Grammar::Regex(regex) => (GrammarWithLexer::from_regex(regex), MAX_WAYS),
             Grammar::Lark(text) => (GrammarWithLexer::from_lark(text.clone()), MAX_WAYS),
+            Grammar::Gbnf(text) => (GrammarWithLexer::from_lark(gbnf::lark(text)?), MAX_WAYS),
         };
         let compile = || {
             let grammar = GrammarInit::Serialized(TopLevelGrammar::from_grammar(grammar));
@@ -219,7 +223,11 @@ fn invalid(error: impl std::fmt::Display) -> GrammarError {
     let words = ["<non-verbose/>", "<backtrace>"]
         .iter()
         .fold(text.as_str(), |text, mark| text.split(mark).next().unwrap_or_default());
-    GrammarError::Invalid(words.trim().trim_end_matches('.').to_owned())
+    match words.trim().trim_end_matches('.') {
+        // The name of a reason to stop: at the beginning, where a grammar has just been compiled.
+        "NoExtensionBias" => GrammarError::Invalid("no answer fits it".to_owned()),
+        words => GrammarError::Invalid(words.to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod load;
 mod logprobs;
 mod model;
 mod pace;
+mod quote;
 pub mod request;
 mod sample;
 mod scheduler;
@@ -18,3 +19,4 @@ mod sequence;
 pub mod tokenizer;
 
 pub use engine::{Engine, LoadError, ModelInfo};
+pub use quote::shortened;

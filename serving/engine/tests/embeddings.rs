@@ -180,6 +180,11 @@ fn a_folder_that_asks_for_what_we_do_not_do_is_refused_by_name() {
         modules[1]["path"] = json!("../1_Pooling");
     });
     assert!(refusal(folder.path()).contains("has the path ../1_Pooling"));
+    change(folder.path(), "config.json", |config| {
+        config["hidden_act"] = json!("é".repeat(100_000));
+    });
+    let long = refusal(folder.path());
+    assert!(long.contains("éé…") && long.len() < 500, "{} bytes", long.len());
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     assert!(refusal(folder.path()).contains("config.json: cannot read it"));
 }

@@ -67,6 +67,18 @@ fn a_megabyte_of_one_letter_takes_no_quadratic_time() {
     );
 }
 
+#[test]
+fn texts_that_would_be_joined_to_any_length_are_refused() {
+    let of = |bytes: usize| {
+        let bytes = sentence_pieces(&[("a", -2.0), (&"a".repeat(bytes), -1.0)]).bytes();
+        let gguf = Gguf::parse(&mut bytes.as_slice(), bytes.len() as u64, Path::new("test.gguf")).expect("a good file");
+        Tokenizer::from_gguf(&gguf)
+    };
+    assert!(of(512).is_ok());
+    let error = of(513).expect_err("too long").to_string();
+    assert!(error.contains("a text of 513 bytes, token 260; 512 are"), "{error}");
+}
+
 fn tokenizer_of_long_runs() -> Tokenizer {
     tokenizer(&sentence_pieces(&[
         ("▁", -9.0),

@@ -1,6 +1,6 @@
 //! Reads a request's body into a typed value, within limits of size, memory and time. JSON depth is
 //! bounded by the parser (128). Says which field is at fault when a type is wrong.
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use windlass_engine::shortened;
 
 /// The largest body; a text of this size is far beyond any context that fits into memory.
 pub const MAX_BODY_BYTES: usize = 4 << 20;

@@ -223,14 +223,6 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// At most `max` bytes of what a caller sent, for quoting it back.
-pub fn shortened(text: &str, max: usize) -> String {
-    if text.len() <= max {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(max)])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,11 +271,5 @@ mod tests {
         };
         assert!(!serde_json::to_string(&error.body()).unwrap().contains("block 7"));
         assert_eq!(error.log_message(), "block 7 is lost");
-    }
-
-    #[test]
-    fn long_text_is_shortened_on_a_character_boundary() {
-        assert_eq!(shortened("aé", 2), "a…");
-        assert_eq!(shortened("aé", 3), "aé");
     }
 }

@@ -3,7 +3,7 @@
 use crate::accept::accept;
 use crate::answer::Answer;
 use crate::app::{App, Model, unix_seconds};
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use crate::input::{Input, Prompt, blocking};
 use crate::reply::{Choice, Endpoint, Reply};
 use crate::settings::{Bounds, Settings};
@@ -20,6 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use windlass_api::openai::GenerateRequest;
 use windlass_engine::grammar::{Constraint, Grammar, Grammars};
 use windlass_engine::request::Request as EngineRequest;
+use windlass_engine::shortened;
 
 /// Bytes of the words about a grammar that are repeated: they quote it.
 const MAX_QUOTED_GRAMMAR_BYTES: usize = 300;

@@ -1,10 +1,11 @@
 //! From messages or prompts to token ids: what may stand in them, and how long they may be.
 //! Runs on a blocking thread, because a long text takes long.
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use crate::tools::Tools;
 use serde_json::{Value, json};
 use windlass_api::openai::{ChatMessage, Content, ContentPart, GenerateRequest, Prompt as WirePrompt, ToolCall};
 use windlass_engine::chat::{ChatTemplate, RenderOptions, TemplateError};
+use windlass_engine::shortened;
 use windlass_engine::tokenizer::Tokenizer;
 
 /// Messages of a conversation.

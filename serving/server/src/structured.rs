@@ -55,8 +55,10 @@ pub fn form(request: &mut GenerateRequest) -> Result<Option<Form>, ApiError> {
         ("structured_outputs.grammar", structured.grammar),
         ("guided_grammar", request.guided_grammar.take()),
     ] {
-        forms.extend(text.map(|text| (param, Grammar::Lark(text))));
+        forms.extend(text.map(|text| (param, grammar(text))));
     }
+    let gbnf = request.grammar.take().filter(|text| !text.is_empty());
+    forms.extend(gbnf.map(|text| ("grammar", Grammar::Gbnf(text))));
     if let [(first, _), (second, _), ..] = forms[..] {
         return Err(ApiError::invalid(
             second,
@@ -110,6 +112,14 @@ pub fn with_options(mut schema: Value, lenient: bool) -> Value {
     schema
 }
 
+/// A grammar in one of the notations that vLLM's callers use. Lark has no `::=` outside of texts, where it is rare.
+fn grammar(text: String) -> Grammar {
+    match text.contains("::=") {
+        true => Grammar::Gbnf(text),
+        false => Grammar::Lark(text),
+    }
+}
+
 fn one_of(param: &'static str, choices: &[String]) -> Result<String, ApiError> {
     if choices.is_empty() || choices.len() > MAX_CHOICES || choices.iter().any(String::is_empty) {
         let message = format!("1 to {MAX_CHOICES} texts are allowed, none of them empty");
@@ -129,12 +139,14 @@ pub fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const GBNF: &str = "root ::= \"a\"";
+
     fn checked(body: Value) -> Result<Option<Form>, String> {
         let mut request: GenerateRequest = serde_json::from_value(body).unwrap();
         form(&mut request).map_err(|error| error.body().error.param.unwrap_or_default())
     }
 
-    fn grammar(body: Value) -> Grammar {
+    fn asked(body: Value) -> Grammar {
         checked(body).unwrap().unwrap().grammar
     }
 
@@ -156,23 +168,23 @@ mod tests {
             (json!({"guided_json": schema.to_string()}), false),
             (json!({ "json_schema": schema }), false),
         ] {
-            assert_eq!(grammar(body), integer(lenient));
+            assert_eq!(asked(body), integer(lenient));
         }
         let object = Grammar::JsonSchema(json!({"type": "object", "x-guidance": options(false)}));
-        assert_eq!(grammar(json!({"response_format": {"type": "json_object"}})), object);
-        assert_eq!(grammar(json!({"structured_outputs": {"json_object": true}})), object);
+        assert_eq!(asked(json!({"response_format": {"type": "json_object"}})), object);
+        assert_eq!(asked(json!({"structured_outputs": {"json_object": true}})), object);
         for body in [
             json!({"structured_outputs": {"regex": "a+"}}),
             json!({"guided_regex": "a+"}),
         ] {
-            assert_eq!(grammar(body), Grammar::Regex("a+".into()));
+            assert_eq!(asked(body), Grammar::Regex("a+".into()));
         }
         for body in [
             json!({"structured_outputs": {"choice": ["a\"b\n", "\u{7f}"]}}),
             json!({"guided_choice": ["a\"b\n", "\u{7f}"]}),
         ] {
             assert_eq!(
-                grammar(body),
+                asked(body),
                 Grammar::Lark("start: CHOICE\nCHOICE: \"a\\\"b\\n\" | \"\\u007f\"".into())
             );
         }
@@ -180,7 +192,14 @@ mod tests {
             json!({"structured_outputs": {"grammar": "start: \"a\""}}),
             json!({"guided_grammar": "start: \"a\""}),
         ] {
-            assert_eq!(grammar(body), Grammar::Lark("start: \"a\"".into()));
+            assert_eq!(asked(body), Grammar::Lark("start: \"a\"".into()));
+        }
+        for body in [
+            json!({"structured_outputs": {"grammar": GBNF}}),
+            json!({"guided_grammar": GBNF}),
+            json!({"grammar": GBNF}),
+        ] {
+            assert_eq!(asked(body), Grammar::Gbnf(GBNF.into()));
         }
     }
 
@@ -190,6 +209,7 @@ mod tests {
             json!({}),
             json!({"response_format": {"type": "text"}, "guided_json": null}),
             json!({"structured_outputs": {"json_object": false}}),
+            json!({"grammar": ""}),
         ] {
             assert_eq!(checked(body), Ok(None));
         }
@@ -210,6 +230,8 @@ mod tests {
             (json!({"guided_choice": ["a", ""]}), "guided_choice"),
             (json!({"guided_choice": vec!["a"; MAX_CHOICES + 1]}), "guided_choice"),
             (json!({"guided_regex": "a", "guided_json": {}}), "guided_regex"),
+            (json!({"grammar": GBNF, "json_schema": {}}), "grammar"),
+            (json!({"grammar": GBNF, "guided_grammar": GBNF}), "grammar"),
             (
                 json!({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}),
                 "structured_outputs.regex",

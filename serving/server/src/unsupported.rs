@@ -16,7 +16,8 @@ const PARAMETERS: &[(&str, Harmless)] = &[
     ("chat_template_kwargs", never),
     ("continue_final_message", no),
     ("documents", empty),
-    ("grammar", empty),
+    ("grammar_lazy", no),
+    ("grammar_triggers", empty),
     ("guided_decoding_backend", never),
     ("length_penalty", one),
     ("modalities", only_text),
@@ -109,7 +110,7 @@ mod tests {
     fn a_wish_that_we_cannot_fulfil_is_refused_by_name() {
         let wishes = [
             json!({"documents": [{"text": "a"}]}),
-            json!({"grammar": "root ::= \"a\""}),
+            json!({"grammar_lazy": true}),
             json!({"typical_p": 0.5}),
             json!({"chat_template": "{{ 1 }}"}),
             json!({"chat_template_kwargs": {}}),

@@ -123,6 +123,9 @@ pub struct GenerateRequest {
     /// llama.cpp's name of `structured_outputs.json`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub json_schema: Option<Value>,
+    /// llama.cpp's name of `structured_outputs.grammar`, always in GBNF; empty is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<String>,
     /// Chat only: what the model may call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<Tool>>,

@@ -41,7 +41,7 @@ pub struct StructuredOutputs {
     /// The answer is one of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Vec<String>>,
-    /// A grammar in llguidance's dialect of Lark.
+    /// A grammar, in GBNF where it has `::=`, else in llguidance's dialect of Lark.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grammar: Option<String>,
     /// Any JSON object.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use windlass_kernels::Pooling;
 
 use super::{EmbedLoadError, Matryoshka, WordPiece};
+use crate::shortened;
 
 /// `architectures` of the models that this reads.
 pub(super) const ARCHITECTURE: &str = "BertModel";
@@ -16,6 +17,8 @@ pub(super) const ARCHITECTURE: &str = "BertModel";
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// The largest tokenizer: a vocabulary of some hundred thousand tokens.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+/// Bytes of a problem that an error repeats: it may quote the file.
+const MAX_PROBLEM_BYTES: usize = 300;
 /// Any size in a configuration: products of three of them fit 64 bits.
 const MAX_SIZE: usize = 1 << 20;
 
@@ -229,7 +232,7 @@ fn pooling(path: &Path, width: usize) -> Result<Pooling, EmbedLoadError> {
 fn refuse(path: &Path, problem: impl Into<String>) -> EmbedLoadError {
     EmbedLoadError::Config {
         path: path.into(),
-        problem: problem.into(),
+        problem: shortened(&problem.into(), MAX_PROBLEM_BYTES),
     }
 }
 

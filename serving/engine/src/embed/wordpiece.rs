@@ -2,10 +2,10 @@
 //! and each word is cut greedily into the longest pieces of the vocabulary. Whatever else the file asks for is refused by
 //! name: other tokens would be a wrong answer.
 mod file;
+mod pieces;
 mod rules;
 
-use std::collections::HashMap;
-
+use pieces::Pieces;
 use rules::{Rules, is_punctuation};
 
 use crate::tokenizer::special::{Segment, SpecialTokens};
@@ -14,11 +14,9 @@ use crate::tokenizer::special::{Segment, SpecialTokens};
 #[derive(Debug)]
 pub struct WordPiece {
     /// Pieces that begin a word.
-    first: HashMap<Box<str>, u32>,
+    first: Pieces,
     /// Pieces that continue one, without their prefix.
-    next: HashMap<Box<str>, u32>,
-    /// Bytes of the longest piece.
-    longest: usize,
+    next: Pieces,
     unknown: u32,
     max_word_chars: usize,
     rules: Rules,
@@ -85,15 +83,7 @@ impl WordPiece {
         let mut rest = word;
         let mut pieces = &self.first;
         while !rest.is_empty() {
-            let mut end = rest.floor_char_boundary(self.longest);
-            let token = loop {
-                match pieces.get(&rest[..end]) {
-                    _ if end == 0 => break None,
-                    Some(&token) => break Some(token),
-                    None => end = rest.floor_char_boundary(end - 1),
-                }
-            };
-            let Some(token) = token else {
+            let Some((end, token)) = pieces.longest(rest) else {
                 tokens.truncate(start);
                 return tokens.push(self.unknown);
             };

@@ -21,12 +21,14 @@ pub fn key(grammar: &Grammar) -> Result<Key, GrammarError> {
         }
         Grammar::Regex(text) => ("regex", text),
         Grammar::Lark(text) => ("lark", text),
+        Grammar::Gbnf(text) => ("gbnf", text),
     };
     let bytes = text.len();
     if bytes > MAX_GRAMMAR_BYTES {
         return Err(GrammarError::TooLong { bytes });
     }
-    if kind != "schema" && brackets(text) > MAX_DEPTH {
+    // What reads GBNF counts its brackets itself.
+    if matches!(kind, "regex" | "lark") && brackets(text) > MAX_DEPTH {
         return Err(GrammarError::TooDeep);
     }
     if kind == "lark" && combines(text) {
@@ -118,6 +120,7 @@ mod tests {
         let names = [
             key(&Grammar::Regex("true".into())),
             key(&Grammar::Lark("true".into())),
+            key(&Grammar::Gbnf("true".into())),
             key(&Grammar::JsonSchema(json!(true))),
             key(&Grammar::JsonSchema(json!(false))),
         ];

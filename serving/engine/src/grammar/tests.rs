@@ -1,5 +1,7 @@
 //! Grammars over a vocabulary of single bytes: what may come next, where it ends, and that no grammar costs
 //! more than it may.
+use std::sync::Arc;
+
 use llguidance::toktrie::ApproximateTokEnv;
 use serde_json::json;
 
@@ -8,8 +10,12 @@ use super::*;
 /// The last token of the library's byte vocabulary ends an answer.
 const END: u32 = 256 + 5;
 
-fn grammars(capacity: usize) -> Grammars {
-    Grammars::over(&ApproximateTokEnv::single_byte_env(), capacity).unwrap()
+/// As with a model's vocabulary, nothing is forced ahead of the tokens: the library would force without an end what a
+/// grammar repeats without one.
+pub(super) fn grammars(capacity: usize) -> Grammars {
+    let bytes = ApproximateTokEnv::single_byte_env().tok_trie().clone();
+    let vocabulary: TokEnv = Arc::new(ApproximateTokEnv::new(bytes));
+    Grammars::over(&vocabulary, capacity).unwrap()
 }
 
 fn schema(schema: Value) -> Grammar {
@@ -17,7 +23,7 @@ fn schema(schema: Value) -> Grammar {
 }
 
 /// Follows `text` byte by byte: how many bytes were allowed, and whether it may end there, or must.
-fn follow(constraint: &mut Constraint, text: &str) -> (usize, bool, bool) {
+pub(super) fn follow(constraint: &mut Constraint, text: &str) -> (usize, bool, bool) {
     let mut must_end = false;
     for (at, byte) in text.bytes().enumerate() {
         if must_end || !constraint.allowed().unwrap().contains(byte.into()) {
@@ -28,7 +34,7 @@ fn follow(constraint: &mut Constraint, text: &str) -> (usize, bool, bool) {
     (text.len(), constraint.allowed().unwrap().contains(END), must_end)
 }
 
-fn refusal(grammar: Grammar) -> String {
+pub(super) fn refusal(grammar: Grammar) -> String {
     grammars(1).constraint(&grammar).unwrap_err().to_string()
 }
 
@@ -121,6 +127,10 @@ fn what_is_no_grammar_is_refused_in_one_sentence() {
         (Grammar::Lark("begin: \"a\"".into()), "start"),
         (Grammar::Lark("start: nowhere".into()), "nowhere"),
         (Grammar::Lark("start: <no_such_token>".into()), "no_such_token"),
+        (
+            Grammar::Gbnf("root ::= nowhere".into()),
+            "line 1, column 10: no rule is named `nowhere`",
+        ),
     ] {
         let message = refusal(grammar);
         assert!(message.contains(words), "{words}: {message}");

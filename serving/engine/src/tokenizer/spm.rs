@@ -10,6 +10,10 @@ use crate::load::gguf::{Gguf, GgufError};
 /// The mark that stands for a space in the file's texts.
 pub const SPACE_MARK: char = '\u{2581}';
 
+/// Bytes of a token's text: each join looks for a text that may be as long. Models have less than a hundred.
+const MAX_TEXT_BYTES: usize = 512;
+const TEXTS: &str = "tokenizer.ggml.tokens";
+
 /// Token texts with their scores.
 #[derive(Debug)]
 pub struct Spm {
@@ -27,8 +31,13 @@ impl Spm {
         let scores = scores
             .filter(|scores| scores.len() == vocabulary.len() && scores.iter().all(|score| !score.is_nan()))
             .ok_or_else(|| gguf.metadata_error(SCORES, "must hold one number for each token"))?;
-        let tokens = vocabulary
-            .ordinary_ids()
+        let tokens = vocabulary.ordinary_ids();
+        if let Some((text, token)) = tokens.iter().find(|(text, _)| text.len() > MAX_TEXT_BYTES) {
+            let bytes = text.len();
+            let problem = format!("has a text of {bytes} bytes, token {token}; {MAX_TEXT_BYTES} are supported");
+            return Err(gguf.metadata_error(TEXTS, problem));
+        }
+        let tokens = tokens
             .into_iter()
             .map(|(text, token)| (text.into(), (token, rank(scores[token as usize]))))
             .collect();
@@ -40,12 +49,8 @@ impl Spm {
         let mut bytes = [unknown.unwrap_or(NO_TOKEN); 256];
         for (token, text, kind) in vocabulary.iter() {
             if kind == TokenKind::Byte {
-                let byte = byte_of(text).ok_or_else(|| {
-                    gguf.metadata_error(
-                        "tokenizer.ggml.tokens",
-                        format!("has the byte token `{text}`, not `<0xNN>`"),
-                    )
-                })?;
+                let byte = byte_of(text)
+                    .ok_or_else(|| gguf.metadata_error(TEXTS, format!("has the byte token `{text}`, not `<0xNN>`")))?;
                 bytes[usize::from(byte)] = token;
             }
         }

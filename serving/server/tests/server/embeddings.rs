@@ -1,6 +1,6 @@
 //! `/v1/embeddings` over HTTP: vectors in both formats, limits, and what each kind of model refuses.
 use crate::client::{Connection, ask, post};
-use crate::process::Server;
+use crate::process::{Server, until};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -171,14 +171,35 @@ fn a_full_queue_of_embeddings_answers_429_with_retry_after_and_recovers() {
     let large = json!({"input": vec!["word ".repeat(250); 200]}).to_string();
     let mut running = Connection::open(server.address);
     running.post(PATH, &large);
-    crate::process::until("the large request runs", || {
+    until("the large request runs", || {
         server.metric("vllm:num_requests_running") > 0.0
     });
     let (head, answer) = post(server.address, PATH, &json!({"input": "a"}));
     assert_eq!((head.status, &answer["error"]["code"]), (429, &json!("queue_full")));
     assert!(head.header("retry-after").is_some());
     drop(running);
-    crate::process::until("the queue is free", || {
+    until("the queue is free", || {
         post(server.address, PATH, &json!({"input": "a"})).0.status == 200
     });
+}
+
+#[test]
+fn a_client_that_goes_away_before_it_has_its_vectors_is_an_abort() {
+    let server = Server::start_with(EMBEDDER, &["--threads", "1"]);
+    let endings = |reason: &str| server.metric_of("vllm:request_success_total", &format!("finished_reason={reason:?}"));
+    let alive = || server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting");
+    // Much more than a batch: the first is not done before the second waits for the next one.
+    let request = json!({"input": vec!["word ".repeat(250); 100]}).to_string();
+    let mut running = Connection::open(server.address);
+    running.post(PATH, &request);
+    until("it runs", || server.metric("vllm:num_requests_running") == 1.0);
+    let mut waiting = Connection::open(server.address);
+    waiting.post(PATH, &request);
+    until("another came", || alive() == 2.0);
+    drop(waiting);
+    until("it counts as aborted", || endings("abort") == 1.0);
+    drop(running);
+    until("so does the first", || endings("abort") == 2.0);
+    until("nothing is left of them", || alive() == 0.0);
+    assert_eq!(endings("stop") + endings("length") + endings("error"), 0.0);
 }

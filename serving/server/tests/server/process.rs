@@ -77,10 +77,16 @@ impl Server {
 
     /// A metric's value, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_of(name, "")
+    }
+
+    /// The sum of the series of a metric that have a label, written `name="value"`.
+    pub fn metric_of(&self, name: &str, label: &str) -> f64 {
         let (head, text) = Connection::open(self.address).get("/metrics");
         assert_eq!(head.status, 200);
         let values = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
         values
+            .filter(|line| line.contains(label))
             .map(|line| {
                 line.rsplit(' ')
                     .next()

@@ -96,9 +96,39 @@ fn expressions_choices_and_grammars_bind_completions() {
         assert!(text.starts_with('<') && text.ends_with("</>"), "{text}");
         assert_eq!(text.matches("</>").count() * 2, text.matches('<').count(), "{text}");
     }
+    let gbnf = "root ::= inner{2}\ninner ::= \"<\" a-f \">\" (\"-\" inner)? \"</>\"\na-f ::= [a-f]{1,3}";
+    for form in [json!({ "grammar": gbnf }), json!({ "guided_grammar": gbnf })] {
+        for text in complete(with(form, json!({"max_tokens": 400}))) {
+            assert!(text.starts_with('<') && text.ends_with("</>"), "{text}");
+            assert_eq!(text.matches("</>").count() * 2, text.matches('<').count(), "{text}");
+        }
+    }
     let object = json!({"prompt": "As JSON:", "max_tokens": 8, "response_format": {"type": "json_object"}});
     let answer = ask(server.address, COMPLETIONS, &object);
     assert!(answer["choices"][0]["text"].as_str().expect("a text").starts_with('{'));
+}
+
+#[test]
+fn a_chat_follows_a_grammar_of_llama_cpp() {
+    let server = Server::start_with(QWEN, &["--context-length", "1024"]);
+    let gbnf = r##"root ::= "The answer is " sum " = " number "." # nothing else
+sum ::= term (" " [-+*] " " term)*
+term ::= number | "(" sum ")"
+number ::= "0" | [1-9] [0-9]{0,3}"##;
+    let question = json!({
+        "messages": [{"role": "user", "content": "How much is (2 + 3) * 4?"}],
+        "temperature": 0, "max_tokens": 60, "grammar": gbnf,
+    });
+    let answer = ask(server.address, CHAT, &question);
+    let text = answer["choices"][0]["message"]["content"].as_str().expect("a text");
+    let (sum, number) = text
+        .strip_prefix("The answer is ")
+        .and_then(|text| text.strip_suffix('.')?.rsplit_once(" = "))
+        .expect(text);
+    assert!(number.parse::<u16>().is_ok_and(|number| number < 10_000), "{text}");
+    assert!(sum.chars().all(|c| " -+*()0123456789".contains(c)), "{text}");
+    assert_eq!(sum.matches('(').count(), sum.matches(')').count(), "{text}");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
 }
 
 #[test]
@@ -132,7 +162,10 @@ fn forms_that_cannot_be_are_refused_by_name() {
         ),
         (json!({"structured_outputs": {"regex": 5}}), "structured_outputs.regex"),
         (json!({"guided_regex": "a", "guided_json": {}}), "guided_regex"),
-        (json!({"grammar": "root ::= \"a\""}), "grammar"),
+        (json!({"grammar": "root ::= a"}), "grammar"),
+        (json!({"grammar": 5}), "grammar"),
+        (json!({"grammar": "root ::= \"a\"", "guided_regex": "a"}), "grammar"),
+        (json!({"guided_grammar": "root ::= <[7]>"}), "guided_grammar"),
     ] {
         let (head, answer) = post(server.address, COMPLETIONS, &with(json!({"prompt": "a"}), form.clone()));
         let error = &answer["error"];

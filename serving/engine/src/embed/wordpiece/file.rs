@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::WordPiece;
+use super::pieces::Pieces;
 use super::rules::Rules;
 use crate::tokenizer::special::SpecialTokens;
 
-/// Characters of a word that is cut into pieces, whatever the file says: the time of a word grows with the cube of its
-/// length when a piece of the vocabulary is as long. Models have 100.
+/// Characters of a word that is cut into pieces, whatever the file says: the time of a word grows with the square of its
+/// length when its pieces are long beginnings of each other. Models have 100.
 const MAX_WORD_CHARS: usize = 256;
 /// Bytes of a text that is a token wherever it stands: such texts are looked for at every byte.
 const MAX_ADDED_BYTES: usize = 256;
@@ -105,13 +106,13 @@ impl WordPiece {
         let unknown = *vocab
             .get(&unk_token)
             .ok_or(format!("the vocabulary has no {unk_token}"))?;
-        let (mut first, mut next): (HashMap<Box<str>, u32>, HashMap<Box<str>, u32>) = Default::default();
+        let (mut first, mut next) = (Vec::new(), Vec::new());
         let mut largest_token = 0;
         for (piece, token) in vocab {
             largest_token = largest_token.max(token);
             match piece.strip_prefix(prefix.as_str()) {
-                Some(rest) if !prefix.is_empty() => next.insert(rest.into(), token),
-                _ => first.insert(piece.into_boxed_str(), token),
+                Some(rest) if !prefix.is_empty() => next.push((Box::from(rest), token)),
+                _ => first.push((piece.into_boxed_str(), token)),
             };
         }
         for added in &file.added_tokens {
@@ -134,11 +135,9 @@ impl WordPiece {
         let special = SpecialTokens::new(added.map(|added| (added.id, added.content.as_str(), true)));
         let (before, after) = around(file.post_processor)?;
         largest_token = before.iter().chain(&after).copied().fold(largest_token, u32::max);
-        let lengths = first.keys().chain(next.keys()).map(|piece| piece.len());
         Ok(Self {
-            longest: lengths.max().unwrap_or(0),
-            first,
-            next,
+            first: Pieces::new(first, max_word_chars),
+            next: Pieces::new(next, max_word_chars),
             unknown,
             max_word_chars,
             rules,

@@ -8,11 +8,14 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::{SafeTensorsFault as Fault, Tensor};
+use crate::shortened;
 
 /// The largest head: some hundred thousand tensors.
 const MAX_HEAD_BYTES: u64 = 16 << 20;
 /// Dimensions of a tensor at most.
 const MAX_RANK: usize = 8;
+/// Bytes of a name, or of what the reader of the JSON says, that an error repeats: both can be as long as the head.
+const MAX_QUOTED_BYTES: usize = 200;
 /// Bytes before the head.
 const PREFIX: u64 = 8;
 
@@ -45,7 +48,7 @@ pub(super) fn read(file: &File, size: u64) -> Result<BTreeMap<String, Tensor>, F
     if head.first() != Some(&b'{') {
         return Err(Fault::Head("its head is no JSON object".to_owned()));
     }
-    let Entries(entries) = serde_json::from_slice(&head).map_err(|error| Fault::Head(error.to_string()))?;
+    let Entries(entries) = serde_json::from_slice(&head).map_err(|error| Fault::Head(quoted(&error.to_string())))?;
     place(entries, PREFIX + length, size)
 }
 
@@ -56,7 +59,7 @@ fn place(mut entries: Vec<(String, Entry)>, start: u64, size: u64) -> Result<BTr
     let mut end = 0;
     for (name, entry) in entries {
         let wrong = |problem: String| Fault::Tensor {
-            tensor: name.clone(),
+            tensor: quoted(&name),
             problem,
         };
         let [first, last] = entry.data_offsets;
@@ -74,8 +77,8 @@ fn place(mut entries: Vec<(String, Entry)>, start: u64, size: u64) -> Result<BTr
         if entry.shape.len() > MAX_RANK {
             return Err(wrong(format!("has {} dimensions", entry.shape.len())));
         }
-        let element =
-            element_bytes(&entry.dtype).ok_or_else(|| wrong(format!("has the unknown type {}", entry.dtype)))?;
+        let element = element_bytes(&entry.dtype)
+            .ok_or_else(|| wrong(format!("has the unknown type {}", quoted(&entry.dtype))))?;
         let bytes = entry
             .shape
             .iter()
@@ -97,7 +100,7 @@ fn place(mut entries: Vec<(String, Entry)>, start: u64, size: u64) -> Result<BTr
         };
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(Fault::Tensor {
-                tensor: name,
+                tensor: quoted(&name),
                 problem: "is there twice".to_owned(),
             });
         }
@@ -108,6 +111,10 @@ fn place(mut entries: Vec<(String, Entry)>, start: u64, size: u64) -> Result<BTr
             "its tensors end at byte {end} of the data, and the file has {size} bytes"
         ))),
     }
+}
+
+fn quoted(text: &str) -> String {
+    shortened(text, MAX_QUOTED_BYTES)
 }
 
 /// Bytes of an element of the format's types that are whole bytes.

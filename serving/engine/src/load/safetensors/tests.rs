@@ -67,6 +67,26 @@ fn entries_that_do_not_fit_the_file_are_refused_by_name() {
 }
 
 #[test]
+fn what_a_head_says_at_length_is_cut_in_an_error() {
+    let long = "ü".repeat(1 << 20);
+    let entry = r#"{"dtype":"U8","shape":[5],"data_offsets":[0,4]}"#;
+    let good = r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#;
+    for (head, start) in [
+        (format!(r#"{{"{long}":{entry}}}"#), "tensor `üü"),
+        (format!(r#"{{"{long}":{good},"{long}":{good}}}"#), "tensor `üü"),
+        (
+            format!(r#"{{"x":{{"dtype":"{long}","shape":[4],"data_offsets":[0,4]}}}}"#),
+            "tensor `x` has the unknown type üü",
+        ),
+        (format!(r#"{{"x":"{long}"}}"#), "is not a safetensors file"),
+    ] {
+        let refusal = refusal(&head, &[0; 4]);
+        assert!(refusal.starts_with(start) && refusal.contains("ü…"), "{refusal:.300}");
+        assert!(refusal.len() < 400, "{} bytes", refusal.len());
+    }
+}
+
+#[test]
 fn what_is_no_safetensors_file_is_refused() {
     for bytes in [
         &b""[..],
