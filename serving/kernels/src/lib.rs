@@ -42,7 +42,7 @@ pub use encoder::{Encoder, EncoderLayer, EncoderWork, Norm, Pooling};
 pub use isa::{Isa, cpu};
 pub use kv::{KvCache, KvError, KvShape, KvType};
 pub use matrix::{Matrix, PackError};
-pub use ops::{argmax, logsumexp, softmax};
+pub use ops::{WEIGHTS, argmax, logsumexp, softmax, weights};
 pub use pool::Pool;
 pub use rope::{Rope, RopeError, RopeStyle};
 pub use store::Store;

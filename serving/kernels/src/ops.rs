@@ -26,6 +26,18 @@ pub fn logsumexp(x: &[f32]) -> f32 {
     logsumexp_on(Isa::detect(), x)
 }
 
+/// Elements of which [`weights`] gives a sum.
+pub const WEIGHTS: usize = 256;
+
+/// How likely each element is beside the largest one, which gets 1: `out = exp((x - largest) / temperature)`; and the sums
+/// of `WEIGHTS` of them at a time, the last perhaps of fewer.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn weights(x: &[f32], largest: f32, temperature: f32, out: &mut [f32], sums: &mut [f32]) {
+    weights_on(Isa::detect(), x, largest, temperature, out, sums);
+}
+
 /// Replaces logits by probabilities: `exp(x - max) / sum`.
 pub fn softmax(x: &mut [f32]) {
     softmax_on(Isa::detect(), x);
@@ -127,6 +139,30 @@ lanes_fn! {
 }
 
 lanes_fn! {
+    fn weights_on(l, x: &[f32], largest: f32, temperature: f32, out: &mut [f32], sums: &mut [f32]) {
+        assert!(x.len() == out.len() && x.len().div_ceil(WEIGHTS) == sums.len(), "weights: lengths differ");
+        let (largest, temperature) = (l.splat(largest), l.splat(temperature));
+        for ((x, out), total) in x.chunks(WEIGHTS).zip(out.chunks_mut(WEIGHTS)).zip(sums) {
+            let mut sum = l.splat(0.0);
+            let (eights, rest) = x.as_chunks::<LANES>();
+            let (outs, last) = out.as_chunks_mut::<LANES>();
+            for (x, out) in eights.iter().zip(outs) {
+                let weight = l.exp(l.div(l.sub(l.load(x), largest), temperature));
+                sum = l.add(sum, weight);
+                l.store(weight, out);
+            }
+            if !rest.is_empty() {
+                let x = l.load_part(rest, f32::NEG_INFINITY);
+                let weight = l.exp(l.div(l.sub(x, largest), temperature));
+                sum = l.add(sum, weight);
+                last.copy_from_slice(&l.to_array(weight)[..last.len()]);
+            }
+            *total = l.sum(sum);
+        }
+    }
+}
+
+lanes_fn! {
     pub(crate) fn softmax_on(l, x: &mut [f32]) {
         let mut best = l.splat(f32::NEG_INFINITY);
         for part in x.chunks(LANES) {
@@ -192,6 +228,34 @@ mod tests {
             for ((got, x), w) in out[0].iter().zip(&x).zip(&weight) {
                 let want = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*w);
                 assert!((f64::from(*got) - want).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_are_those_of_plain_arithmetic_and_the_same_everywhere() {
+        for len in [1, 7, 8, 256, 257, 1001] {
+            let mut x: Vec<f32> = Random::new(40).floats(len).iter().map(|x| x * 30.0).collect();
+            x[len / 2] = f32::NEG_INFINITY;
+            for temperature in [0.1, 1.0, 1.7] {
+                let [scalar, best] = both().map(|isa| {
+                    let (mut out, mut sums) = (vec![0.0; len], vec![0.0; len.div_ceil(WEIGHTS)]);
+                    weights_on(isa, &x, 30.0, temperature, &mut out, &mut sums);
+                    (out, sums)
+                });
+                assert_eq!(bits(&scalar.0), bits(&best.0));
+                assert_eq!(bits(&scalar.1), bits(&best.1));
+                for (x, got) in x.iter().zip(&best.0) {
+                    let want = ((f64::from(*x) - 30.0) / f64::from(temperature)).exp();
+                    assert!(
+                        (f64::from(*got) - want).abs() <= 1e-4 * want + 1e-37,
+                        "{x}: {got}, not {want}"
+                    );
+                }
+                for (out, sum) in best.0.chunks(WEIGHTS).zip(&best.1) {
+                    let want: f64 = out.iter().map(|&x| f64::from(x)).sum();
+                    assert!((f64::from(*sum) - want).abs() <= 1e-5 * want);
+                }
             }
         }
     }
