@@ -10,7 +10,7 @@ use crate::buffer::{HUGE, OutOfMemory, advise};
 /// A loop of arithmetic on registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// `vfmadd231ps`: 8 f32 products an instruction.
+    /// `vfmadd231ps`: 8 f32 products an instruction, 16 with AVX-512.
     F32,
     /// `vpmaddubsw`, `vpmaddwd`, `vpaddd`: 32 products of bytes in three instructions, as for 8-bit weights.
     S8,
@@ -18,7 +18,7 @@ pub enum Arithmetic {
     U4,
     /// As `U4`, with a `vpbroadcastd` load of the activations for every `vpmaddubsw`, as a matrix product needs.
     U4Load,
-    /// `vpdpbusd` of AVX-512 VNNI on 256 bits, which reads the activations itself: 32 products of bytes an instruction.
+    /// `vpdpbusd` of AVX-512 VNNI, which reads the activations itself: 64 products of bytes an instruction.
     Vnni,
 }
 
@@ -51,6 +51,7 @@ impl Arithmetic {
             // has what that needs; iterations are not 0.
             return Some(unsafe {
                 match self {
+                    Self::F32 if matches!(crate::cpu().0, crate::isa::Kind::Vnni(_)) => avx2::f32_wide(iterations),
                     Self::F32 => avx2::f32(iterations),
                     Self::S8 => avx2::s8(iterations),
                     Self::U4 => avx2::u4(iterations),
@@ -153,6 +154,20 @@ mod avx2 {
         count * 10 * 8
     }
 
+    macro_rules! fma_wide {
+        ($n:literal) => {
+            concat!("vfmadd231ps zmm", $n, ", zmm14, zmm15")
+        };
+    }
+
+    /// # Safety
+    /// The processor has AVX512F; `count` is not 0.
+    pub(super) unsafe fn f32_wide(count: u64) -> u64 {
+        // SAFETY: as in `f32`; the names of half a register stand for the whole.
+        unsafe { repeat!(fma_wide, [0 1 2 3 4 5 6 7 8 9], count) };
+        count * 10 * 16
+    }
+
     macro_rules! bytes {
         ($n:literal) => {
             concat!(
@@ -223,22 +238,22 @@ mod avx2 {
     macro_rules! dot {
         ($n:literal) => {
             concat!(
-                "vpdpbusd ymm",
+                "vpdpbusd zmm",
                 $n,
-                ", ymm14, dword ptr [{data} + 4*",
+                ", zmm14, dword ptr [{data} + 4*",
                 $n,
-                "]{{1to8}}"
+                "]{{1to16}}"
             )
         };
     }
 
     /// # Safety
-    /// The processor has AVX512VL and AVX512_VNNI; `count` is not 0.
+    /// The processor has AVX512F and AVX512_VNNI; `count` is not 0.
     pub(super) unsafe fn vnni(count: u64) -> u64 {
         let words = [0x0101_0101u32; 10];
         // SAFETY: as in `f32`; the loads stay within the ten words.
         unsafe { repeat!(dot, [0 1 2 3 4 5 6 7 8 9], count, data = words.as_ptr()) };
-        count * 10 * 32
+        count * 10 * 64
     }
 
     macro_rules! load {
