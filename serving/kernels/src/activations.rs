@@ -5,7 +5,7 @@
 
 use crate::buffer::{Buffer, OutOfMemory, Plain};
 use crate::isa::Isa;
-use crate::lanes::{LANES, Lanes, lanes_fn};
+use crate::lanes::{Lanes, lanes_fn};
 use crate::pool::Shared;
 
 /// Rows that are stored together and that one pass of a kernel takes.
@@ -213,16 +213,16 @@ impl<'a> Input<'a> {
 /// one with a value that is not finite.
 #[inline(always)]
 pub(crate) fn quantize_block<L: Lanes>(l: L, block: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> f32 {
-    let mut largest = l.splat(0.0);
+    let mut largest = l.splat_wide(0.0);
     // x - x is NaN exactly for what is not finite; a sum of zeros stays zero.
-    let mut wrong = l.splat(0.0);
-    for eight in block.as_chunks::<LANES>().0 {
-        let v = l.load(eight);
-        largest = l.max(l.abs(v), largest);
-        wrong = l.add(wrong, l.sub(v, v));
+    let mut wrong = l.splat_wide(0.0);
+    for part in block.chunks_exact(L::WIDE) {
+        let v = l.load_wide(part);
+        largest = l.max_wide(l.abs(v), largest);
+        wrong = l.add_wide(wrong, l.sub_wide(v, v));
     }
-    let finite = l.sum(wrong) == 0.0;
-    let largest = l.max_of(largest);
+    let finite = l.sum(l.add_to_eight(l.splat(0.0), wrong)) == 0.0;
+    let largest = l.max_of(l.max(l.low(largest), l.high(largest)));
     *quants = [0; BLOCK];
     if !finite {
         return f32::NAN;

@@ -335,15 +335,21 @@ fn exponentials<L: Lanes>(l: L, scores: &mut [f32], seen: Range<usize>, tokens: 
     // Whatever the keys are that the row does not see, their weight is exp(-inf) = 0.
     scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
     scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
-    let eights = scores[whole].as_chunks_mut::<LANES>().0;
+    let eights = scores[whole.clone()].as_chunks_mut::<LANES>().0;
     let mut max = l.splat(f32::NEG_INFINITY);
     for eight in eights.iter() {
         max = l.max(l.load(eight), max);
     }
     let max = l.max_of(max);
     let mut sum = l.splat(0.0);
-    for eight in eights.iter_mut() {
-        let e = l.exp(l.sub(l.load(eight), l.splat(max)));
+    let (wide, last) = eights.as_flattened_mut().split_at_mut(whole.len() / L::WIDE * L::WIDE);
+    for scores in wide.chunks_exact_mut(L::WIDE) {
+        let e = l.exp(l.sub_wide(l.load_wide(scores), l.splat_wide(max)));
+        l.store_wide(e, scores);
+        sum = l.add_to_eight(sum, e);
+    }
+    if let Some(eight) = last.first_chunk_mut() {
+        let e = l.exp_eight(l.sub(l.load(eight), l.splat(max)));
         l.store(e, eight);
         sum = l.add(sum, e);
     }
@@ -468,8 +474,8 @@ fn merge<L: Lanes>(l: L, scratch: &mut Scratch, vector: usize, is_first: bool) {
     }
     let old = scratch.max[vector];
     let larger = if old > max { old } else { max };
-    let keep = l.exp(l.splat(old - larger));
-    let join = l.exp(l.splat(max - larger));
+    let keep = l.exp_eight(l.splat(old - larger));
+    let join = l.exp_eight(l.splat(max - larger));
     for (result, split) in result.iter_mut().zip(split) {
         l.store(l.fma(l.load(split), join, l.mul(l.load(result), keep)), result);
     }

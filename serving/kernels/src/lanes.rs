@@ -45,14 +45,6 @@ pub(crate) trait Lanes: Copy {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: a NaN on either side gives `b`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
-    /// The nearest integer, ties to even.
-    fn round(self, a: Self::F) -> Self::F;
-    /// 2 to the power of an integral `n` in -126..=127; anything for other `n`.
-    fn exp2_int(self, n: Self::F) -> Self::F;
-    /// `if a < b { 0 } else { x }`; a NaN gives `x`.
-    fn zero_if_less(self, a: Self::F, b: Self::F, x: Self::F) -> Self::F;
-    /// The magnitude.
-    fn abs(self, a: Self::F) -> Self::F;
     /// `x * inverse` rounded to the nearest integer, ties to even, for 32 values whose products are
     /// within -127.5..127.5.
     fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]);
@@ -66,8 +58,12 @@ pub(crate) trait Lanes: Copy {
     fn join(self, low: Self::F, high: Self::F) -> Self::W;
     /// The first eight lanes.
     fn low(self, v: Self::W) -> Self::F;
+    /// The last eight lanes, which are the first where eight are the widest.
+    fn high(self, v: Self::W) -> Self::F;
     /// All lanes `x`.
     fn splat_wide(self, x: f32) -> Self::W;
+    /// The first values, in order.
+    fn load_wide(self, x: &[f32]) -> Self::W;
     /// The first IEEE halves whose bits are given, in order.
     fn load_f16_wide(self, x: &[u16]) -> Self::W;
     /// The first of the small integers, in order.
@@ -76,10 +72,26 @@ pub(crate) trait Lanes: Copy {
     fn store_wide(self, v: Self::W, out: &mut [f32]);
     /// `a + b`.
     fn add_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `a - b`.
+    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W;
     /// `a * b`.
     fn mul_wide(self, a: Self::W, b: Self::W) -> Self::W;
     /// `a * b + c`, rounded once.
     fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
+    /// `a / b`.
+    fn div_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// As `max`.
+    fn max_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// As `min`.
+    fn min_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// The magnitude.
+    fn abs(self, a: Self::W) -> Self::W;
+    /// The nearest integer, ties to even.
+    fn round(self, a: Self::W) -> Self::W;
+    /// 2 to the power of an integral `n` in -126..=127; anything for other `n`.
+    fn exp2_int(self, n: Self::W) -> Self::W;
+    /// `if a < b { 0 } else { x }`; a NaN gives `x`.
+    fn zero_if_less(self, a: Self::W, b: Self::W, x: Self::W) -> Self::W;
 
     /// A hint that this is read soon, but not at once: it may go to the second-level cache, which takes more at a time.
     fn prefetch<T>(self, x: &[T]);
@@ -122,21 +134,60 @@ pub(crate) trait Lanes: Copy {
     /// finite), NaN for NaN. Range reduction by ln 2 in two parts and a polynomial of degree 6
     /// (Cephes `expf`, S. Moshier).
     #[inline(always)]
-    fn exp(self, x: Self::F) -> Self::F {
-        let lowest = self.splat(-87.3);
-        let capped = self.min(self.splat(88.3), x);
-        let n = self.round(self.mul(capped, self.splat(std::f32::consts::LOG2_E)));
+    fn exp(self, x: Self::W) -> Self::W {
+        let lowest = self.splat_wide(-87.3);
+        let capped = self.min_wide(self.splat_wide(88.3), x);
+        let n = self.round(self.mul_wide(capped, self.splat_wide(std::f32::consts::LOG2_E)));
         // ln 2 = 0.693359375 - 2.12194440e-4; the first part has 9 bits, so n times it is exact.
-        let r = self.fma(n, self.splat(-0.693_359_4), capped);
-        let r = self.fma(n, self.splat(2.121_944_4e-4), r);
-        let mut p = self.splat(1.987_569_1e-4);
+        let r = self.fma_wide(n, self.splat_wide(-0.693_359_4), capped);
+        let r = self.fma_wide(n, self.splat_wide(2.121_944_4e-4), r);
+        let mut p = self.splat_wide(1.987_569_1e-4);
         for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
-            p = self.fma(p, r, self.splat(c));
+            p = self.fma_wide(p, r, self.splat_wide(c));
         }
-        let y = self.add(self.fma(p, self.mul(r, r), r), self.splat(1.0));
-        self.zero_if_less(x, lowest, self.mul(y, self.exp2_int(n)))
+        let y = self.add_wide(self.fma_wide(p, self.mul_wide(r, r), r), self.splat_wide(1.0));
+        self.zero_if_less(x, lowest, self.mul_wide(y, self.exp2_int(n)))
+    }
+
+    /// `exp` of eight lanes.
+    #[inline(always)]
+    fn exp_eight(self, x: Self::F) -> Self::F {
+        self.low(self.exp(self.join(x, x)))
+    }
+
+    /// Adds a wide vector to eight sums: first its first eight lanes, then the last.
+    #[inline(always)]
+    fn add_to_eight(self, sum: Self::F, v: Self::W) -> Self::F {
+        let sum = self.add(sum, self.low(v));
+        if Self::WIDE == LANES {
+            return sum;
+        }
+        self.add(sum, self.high(v))
     }
 }
+
+/// `out = f(x, y)` for each place of three slices of equal length, in bodies over lanes `l: L`; `f` is a function over
+/// wide vectors. A macro, because what is not inlined loses its instruction set.
+macro_rules! for_each_wide {
+    ($l:ident, $f:ident, $x:expr, $y:expr, $out:expr) => {{
+        let (x, y, out): (&[f32], &[f32], &mut [f32]) = ($x, $y, $out);
+        let whole = x.len() / L::WIDE * L::WIDE;
+        for at in (0..whole).step_by(L::WIDE) {
+            let v = $f($l, $l.load_wide(&x[at..]), $l.load_wide(&y[at..]));
+            $l.store_wide(v, &mut out[at..]);
+        }
+        let rest = x.len() - whole;
+        if rest > 0 {
+            let mut last = [[0.0; 2 * crate::lanes::LANES]; 2];
+            last[0][..rest].copy_from_slice(&x[whole..]);
+            last[1][..rest].copy_from_slice(&y[whole..]);
+            let v = $f($l, $l.load_wide(&last[0]), $l.load_wide(&last[1]));
+            $l.store_wide(v, &mut last[0]);
+            out[whole..].copy_from_slice(&last[0][..rest]);
+        }
+    }};
+}
+pub(crate) use for_each_wide;
 
 /// The wide methods where eight lanes are the widest.
 macro_rules! eight_are_wide {
@@ -153,8 +204,16 @@ macro_rules! eight_are_wide {
             v
         }
         #[inline(always)]
+        fn high(self, v: Self::W) -> Self::F {
+            v
+        }
+        #[inline(always)]
         fn splat_wide(self, x: f32) -> Self::W {
             self.splat(x)
+        }
+        #[inline(always)]
+        fn load_wide(self, x: &[f32]) -> Self::W {
+            self.load(&x.as_chunks().0[0])
         }
         #[inline(always)]
         fn load_f16_wide(self, x: &[u16]) -> Self::W {
@@ -173,12 +232,28 @@ macro_rules! eight_are_wide {
             self.add(a, b)
         }
         #[inline(always)]
+        fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            self.sub(a, b)
+        }
+        #[inline(always)]
         fn mul_wide(self, a: Self::W, b: Self::W) -> Self::W {
             self.mul(a, b)
         }
         #[inline(always)]
         fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {
             self.fma(a, b, c)
+        }
+        #[inline(always)]
+        fn div_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            self.div(a, b)
+        }
+        #[inline(always)]
+        fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            self.max(a, b)
+        }
+        #[inline(always)]
+        fn min_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            self.min(a, b)
         }
     };
 }

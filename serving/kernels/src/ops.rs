@@ -2,7 +2,7 @@
 //! and the same on every instruction set; none allocates.
 
 use crate::isa::Isa;
-use crate::lanes::{LANES, Lanes, lanes_fn};
+use crate::lanes::{LANES, Lanes, for_each_wide, lanes_fn};
 
 /// `x += y`, element by element.
 ///
@@ -67,21 +67,14 @@ lanes_fn! {
     /// `out = gate / (1 + exp(-gate)) * up`, element by element.
     pub(crate) fn silu_mul_on(l, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
-        let (gates, gate) = gate.as_chunks::<LANES>();
-        let (ups, up) = up.as_chunks::<LANES>();
-        let (outs, out) = out.as_chunks_mut::<LANES>();
-        for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-            l.store(silu_mul_eight(l, l.load(gate), l.load(up)), out);
-        }
-        let y = l.to_array(silu_mul_eight(l, l.load_part(gate, 0.0), l.load_part(up, 0.0)));
-        out.copy_from_slice(&y[..out.len()]);
+        for_each_wide!(l, silu_mul_wide, gate, up, out);
     }
 }
 
 #[inline(always)]
-fn silu_mul_eight<L: Lanes>(l: L, gate: L::F, up: L::F) -> L::F {
-    let sigmoid = l.div(gate, l.add(l.splat(1.0), l.exp(l.sub(l.splat(0.0), gate))));
-    l.mul(sigmoid, up)
+fn silu_mul_wide<L: Lanes>(l: L, gate: L::W, up: L::W) -> L::W {
+    let grown = l.exp(l.sub_wide(l.splat_wide(0.0), gate));
+    l.mul_wide(l.div_wide(gate, l.add_wide(l.splat_wide(1.0), grown)), up)
 }
 
 lanes_fn! {
@@ -89,23 +82,16 @@ lanes_fn! {
     /// linear units", 2016): `x / 2 * (1 + tanh(u))` is `x / (1 + exp(-2u))`, with u = sqrt(2 / pi) * (x + 0.044715 x^3).
     pub(crate) fn gelu_mul_on(l, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == up.len() && gate.len() == out.len(), "gelu_mul: lengths differ");
-        let (gates, gate) = gate.as_chunks::<LANES>();
-        let (ups, up) = up.as_chunks::<LANES>();
-        let (outs, out) = out.as_chunks_mut::<LANES>();
-        for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-            l.store(gelu_mul_eight(l, l.load(gate), l.load(up)), out);
-        }
-        let y = l.to_array(gelu_mul_eight(l, l.load_part(gate, 0.0), l.load_part(up, 0.0)));
-        out.copy_from_slice(&y[..out.len()]);
+        for_each_wide!(l, gelu_mul_wide, gate, up, out);
     }
 }
 
 #[inline(always)]
-fn gelu_mul_eight<L: Lanes>(l: L, gate: L::F, up: L::F) -> L::F {
+fn gelu_mul_wide<L: Lanes>(l: L, gate: L::W, up: L::W) -> L::W {
     // -2 sqrt(2 / pi), and that times 0.044715.
-    let (linear, cubic) = (l.splat(-1.595_769), l.splat(-0.071_354_82));
-    let exponent = l.mul(gate, l.fma(l.mul(gate, gate), cubic, linear));
-    l.mul(l.div(gate, l.add(l.splat(1.0), l.exp(exponent))), up)
+    let (linear, cubic) = (l.splat_wide(-1.595_769), l.splat_wide(-0.071_354_82));
+    let exponent = l.mul_wide(gate, l.fma_wide(l.mul_wide(gate, gate), cubic, linear));
+    l.mul_wide(l.div_wide(gate, l.add_wide(l.splat_wide(1.0), l.exp(exponent))), up)
 }
 
 lanes_fn! {
@@ -132,7 +118,7 @@ lanes_fn! {
         }
         let mut sum = l.splat(0.0);
         for part in x.chunks(LANES) {
-            sum = l.add(sum, l.exp(l.sub(l.load_part(part, f32::NEG_INFINITY), l.splat(best))));
+            sum = l.add(sum, l.exp_eight(l.sub(l.load_part(part, f32::NEG_INFINITY), l.splat(best))));
         }
         best + l.sum(sum).ln()
     }
@@ -141,21 +127,23 @@ lanes_fn! {
 lanes_fn! {
     fn weights_on(l, x: &[f32], largest: f32, temperature: f32, out: &mut [f32], sums: &mut [f32]) {
         assert!(x.len() == out.len() && x.len().div_ceil(WEIGHTS) == sums.len(), "weights: lengths differ");
-        let (largest, temperature) = (l.splat(largest), l.splat(temperature));
+        let (largest, temperature) = (l.splat_wide(largest), l.splat_wide(temperature));
         for ((x, out), total) in x.chunks(WEIGHTS).zip(out.chunks_mut(WEIGHTS)).zip(sums) {
             let mut sum = l.splat(0.0);
-            let (eights, rest) = x.as_chunks::<LANES>();
-            let (outs, last) = out.as_chunks_mut::<LANES>();
-            for (x, out) in eights.iter().zip(outs) {
-                let weight = l.exp(l.div(l.sub(l.load(x), largest), temperature));
-                sum = l.add(sum, weight);
-                l.store(weight, out);
+            let (wide, mut outs) = (x.chunks_exact(L::WIDE), out.chunks_exact_mut(L::WIDE));
+            let rest = wide.remainder();
+            for (x, out) in wide.zip(&mut outs) {
+                let weights = l.exp(l.div_wide(l.sub_wide(l.load_wide(x), largest), temperature));
+                sum = l.add_to_eight(sum, weights);
+                l.store_wide(weights, out);
             }
             if !rest.is_empty() {
-                let x = l.load_part(rest, f32::NEG_INFINITY);
-                let weight = l.exp(l.div(l.sub(x, largest), temperature));
-                sum = l.add(sum, weight);
-                last.copy_from_slice(&l.to_array(weight)[..last.len()]);
+                let mut last = [f32::NEG_INFINITY; 2 * LANES];
+                last[..rest.len()].copy_from_slice(rest);
+                let weights = l.exp(l.div_wide(l.sub_wide(l.load_wide(&last), largest), temperature));
+                sum = l.add_to_eight(sum, weights);
+                l.store_wide(weights, &mut last);
+                outs.into_remainder().copy_from_slice(&last[..rest.len()]);
             }
             *total = l.sum(sum);
         }
@@ -171,7 +159,7 @@ lanes_fn! {
         let best = l.splat(l.max_of(best));
         let mut sum = l.splat(0.0);
         for part in x.chunks_mut(LANES) {
-            let e = l.exp(l.sub(l.load_part(part, f32::NEG_INFINITY), best));
+            let e = l.exp_eight(l.sub(l.load_part(part, f32::NEG_INFINITY), best));
             sum = l.add(sum, e);
             part.copy_from_slice(&l.to_array(e)[..part.len()]);
         }
@@ -372,7 +360,7 @@ mod tests {
 
     lanes_fn! {
         fn exp_on(l, x: &[f32; LANES]) -> [f32; LANES] {
-            l.to_array(l.exp(l.load(x)))
+            l.to_array(l.exp_eight(l.load(x)))
         }
     }
 

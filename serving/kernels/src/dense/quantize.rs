@@ -36,35 +36,40 @@ pub(crate) fn quantize_row(isa: Isa, row: &[f32], bytes: &mut [u8], scales: &mut
 lanes_fn! {
     /// The scale and the offset of a group: `value = scale * byte + offset`.
     fn quantize_group(l, values: &[f32], bytes: &mut [u8]) -> (f32, f32) {
-        let (mut largest, mut smallest) = (l.splat(f32::NEG_INFINITY), l.splat(f32::INFINITY));
+        let (mut largest, mut smallest) = (l.splat_wide(f32::NEG_INFINITY), l.splat_wide(f32::INFINITY));
         // x - x is NaN exactly for what is not finite.
-        let mut wrong = l.splat(0.0);
-        let (eights, rest) = values.as_chunks::<LANES>();
-        let last = l.load_part(rest, values[0]);
-        for v in eights.iter().map(|eight| l.load(eight)).chain([last]) {
-            largest = l.max(v, largest);
-            smallest = l.min(v, smallest);
-            wrong = l.add(wrong, l.sub(v, v));
+        let mut wrong = l.splat_wide(0.0);
+        let wide = values.chunks_exact(L::WIDE);
+        let mut last = [values[0]; 2 * LANES];
+        last[..wide.remainder().len()].copy_from_slice(wide.remainder());
+        for v in wide.chain([&last[..]]) {
+            let v = l.load_wide(v);
+            largest = l.max_wide(v, largest);
+            smallest = l.min_wide(v, smallest);
+            wrong = l.add_wide(wrong, l.sub_wide(v, v));
         }
+        let largest = l.max(l.low(largest), l.high(largest));
+        let smallest = l.min(l.low(smallest), l.high(smallest));
         let (high, low) = (l.max_of(largest), -l.max_of(l.sub(l.splat(0.0), smallest)));
         let range = high - low;
-        if l.sum(wrong) != 0.0 || !range.is_finite() {
+        if l.sum(l.add_to_eight(l.splat(0.0), wrong)) != 0.0 || !range.is_finite() {
             bytes.fill(128);
             return (f32::NAN, f32::NAN);
         }
-        let middle = (high + low) * 0.5;
+        // Which of the two zeros is the largest depends on the width of the lanes.
+        let middle = (high + low) * 0.5 + 0.0;
         if range < TINY {
             bytes.fill(128);
             return (0.0, middle);
         }
         let (scale, inverse) = (range / STEPS, STEPS / range);
         let middle = (middle * inverse).round_ties_even() * scale;
-        let (centre, mut signed) = (l.splat(middle), [0i8; 32]);
+        let (centre, mut signed) = (l.splat_wide(middle), [0i8; 32]);
         for (values, bytes) in values.chunks(32).zip(bytes.as_chunks_mut::<32>().0) {
             let mut moved = [0.0; 32];
             if let Some(values) = values.as_array::<32>() {
-                for (v, out) in values.as_chunks::<LANES>().0.iter().zip(moved.as_chunks_mut::<LANES>().0) {
-                    l.store(l.sub(l.load(v), centre), out);
+                for (v, out) in values.chunks_exact(L::WIDE).zip(moved.chunks_exact_mut(L::WIDE)) {
+                    l.store_wide(l.sub_wide(l.load_wide(v), centre), out);
                 }
             } else {
                 for (out, v) in moved.iter_mut().zip(values) {

@@ -1,6 +1,6 @@
 //! Operations on single rows that decoders do not have. Each is the same on every instruction set; none allocates.
 
-use crate::lanes::{LANES, Lanes, lanes_fn};
+use crate::lanes::{LANES, Lanes, for_each_wide, lanes_fn};
 
 lanes_fn! {
     /// `x = (x - mean) / sqrt(variance + eps) * weight + bias`, over one row; the slices are equally long.
@@ -30,23 +30,14 @@ lanes_fn! {
     /// `x = gelu(x + bias)`, element by element: `x * (1 + erf(x / sqrt(2))) / 2`.
     pub(super) fn gelu(l, x: &[f32], bias: &[f32], out: &mut [f32]) {
         assert!(x.len() == bias.len() && x.len() == out.len(), "gelu: lengths differ");
-        let (eights, rest) = x.as_chunks::<LANES>();
-        let (biases, bias) = bias.as_chunks::<LANES>();
-        let (outs, out) = out.as_chunks_mut::<LANES>();
-        for ((x, bias), out) in eights.iter().zip(biases).zip(outs) {
-            l.store(gelu_eight(l, l.add(l.load(x), l.load(bias))), out);
-        }
-        if !rest.is_empty() {
-            let y = gelu_eight(l, l.add(l.load_part(rest, 0.0), l.load_part(bias, 0.0)));
-            out.copy_from_slice(&l.to_array(y)[..rest.len()]);
-        }
+        for_each_wide!(l, gelu_wide, x, bias, out);
     }
 }
 
 /// erf as `z * P(z²) / Q(z²)` for |z| up to 3.92, where it is 1 to within f32: a rational fit by weighted least squares
 /// over the error relative to erf, which is at most 1.9e-8 before rounding.
 #[inline(always)]
-fn gelu_eight<L: Lanes>(l: L, x: L::F) -> L::F {
+fn gelu_wide<L: Lanes>(l: L, x: L::W, bias: L::W) -> L::W {
     const P: [f32; 6] = [
         2.050_186_6e-6,
         2.848_721e-4,
@@ -63,44 +54,70 @@ fn gelu_eight<L: Lanes>(l: L, x: L::F) -> L::F {
         5.020_656e-1,
         1.0,
     ];
-    let z = l.mul(x, l.splat(std::f32::consts::FRAC_1_SQRT_2));
+    let x = l.add_wide(x, bias);
+    let z = l.mul_wide(x, l.splat_wide(std::f32::consts::FRAC_1_SQRT_2));
     // A NaN comes through: `min` and `max` give their second argument for it.
-    let z = l.max(l.splat(-3.92), l.min(l.splat(3.92), z));
-    let u = l.mul(z, z);
-    let erf = l.div(l.mul(z, polynomial(l, P, u)), polynomial(l, Q, u));
-    let half = l.mul(x, l.splat(0.5));
-    l.fma(half, erf, half)
+    let z = l.max_wide(l.splat_wide(-3.92), l.min_wide(l.splat_wide(3.92), z));
+    let u = l.mul_wide(z, z);
+    let erf = l.div_wide(l.mul_wide(z, polynomial(l, P, u)), polynomial(l, Q, u));
+    let half = l.mul_wide(x, l.splat_wide(0.5));
+    l.fma_wide(half, erf, half)
 }
 
 /// Horner's rule. A loop and no closure: what is not inlined loses its instruction set.
 #[inline(always)]
-fn polynomial<L: Lanes>(l: L, coefficients: [f32; 6], u: L::F) -> L::F {
-    let mut sum = l.splat(coefficients[0]);
+fn polynomial<L: Lanes>(l: L, coefficients: [f32; 6], u: L::W) -> L::W {
+    let mut sum = l.splat_wide(coefficients[0]);
     for c in &coefficients[1..] {
-        sum = l.fma(sum, u, l.splat(*c));
+        sum = l.fma_wide(sum, u, l.splat_wide(*c));
     }
     sum
 }
 
 lanes_fn! {
+    /// `out = x + bias`, element by element.
+    pub(super) fn biased(l, x: &[f32], bias: &[f32], out: &mut [f32]) {
+        let _ = l;
+        for ((out, x), bias) in out.iter_mut().zip(x).zip(bias) {
+            *out = x + bias;
+        }
+    }
+}
+
+lanes_fn! {
+    /// `out += x + bias`, element by element.
+    pub(super) fn add_biased(l, x: &[f32], bias: &[f32], out: &mut [f32]) {
+        let _ = l;
+        for ((out, x), bias) in out.iter_mut().zip(x).zip(bias) {
+            *out += x + bias;
+        }
+    }
+}
+
+lanes_fn! {
     /// Replaces `x` by `exp(x - max)` and returns their sum.
     pub(super) fn exponentials(l, x: &mut [f32]) -> f32 {
-        let (eights, rest) = x.as_chunks_mut::<LANES>();
+        let (eights, rest) = x.as_chunks::<LANES>();
         let mut best = l.load_part(rest, f32::NEG_INFINITY);
         for eight in eights.iter() {
             best = l.max(l.load(eight), best);
         }
-        let best = l.splat(l.max_of(best));
+        let best = l.splat_wide(l.max_of(best));
         let mut sum = l.splat(0.0);
-        for eight in eights {
-            let e = l.exp(l.sub(l.load(eight), best));
-            sum = l.add(sum, e);
-            l.store(e, eight);
+        let mut wide = x.chunks_exact_mut(L::WIDE);
+        for x in &mut wide {
+            let e = l.exp(l.sub_wide(l.load_wide(x), best));
+            sum = l.add_to_eight(sum, e);
+            l.store_wide(e, x);
         }
+        let rest = wide.into_remainder();
         if !rest.is_empty() {
-            let e = l.exp(l.sub(l.load_part(rest, f32::NEG_INFINITY), best));
-            sum = l.add(sum, e);
-            rest.copy_from_slice(&l.to_array(e)[..rest.len()]);
+            let mut last = [f32::NEG_INFINITY; 2 * LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            let e = l.exp(l.sub_wide(l.load_wide(&last), best));
+            sum = l.add_to_eight(sum, e);
+            l.store_wide(e, &mut last);
+            rest.copy_from_slice(&last[..rest.len()]);
         }
         l.sum(sum)
     }

@@ -2,7 +2,7 @@
 //! item of a stage: an item has the part that it writes for itself, and what it reads was written in stages that are over.
 
 use super::attention::attend;
-use super::ops::{gelu, layer_norm};
+use super::ops::{add_biased, biased, gelu, layer_norm};
 use super::work::{Buffers, CHUNK, Group, Own, Rooms};
 use super::{Encoder, EncoderLayer, Norm, Pooling};
 use crate::dense::{Activations, ByteRows, Dense, Precision, Rows, groups, padded, quantize_row};
@@ -230,8 +230,8 @@ impl<'a> Pass<'a> {
                 let result = &result[..columns.len()];
                 match then {
                     Then::Gelu => gelu(crew.isa(), result, bias, out),
-                    Then::Store => (out.iter_mut().zip(result).zip(bias)).for_each(|((out, x), bias)| *out = x + bias),
-                    Then::Add => (out.iter_mut().zip(result).zip(bias)).for_each(|((out, x), bias)| *out += x + bias),
+                    Then::Store => biased(crew.isa(), result, bias, out),
+                    Then::Add => add_biased(crew.isa(), result, bias, out),
                 }
             }
         });

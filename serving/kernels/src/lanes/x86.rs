@@ -93,25 +93,6 @@ macro_rules! eight_lanes {
             has!(_mm256_min_ps(a, b))
         }
         #[inline(always)]
-        fn round(self, a: __m256) -> __m256 {
-            has!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
-        }
-        #[inline(always)]
-        fn exp2_int(self, n: __m256) -> __m256 {
-            has!({
-                let biased = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-            })
-        }
-        #[inline(always)]
-        fn zero_if_less(self, a: __m256, b: __m256, x: __m256) -> __m256 {
-            has!(_mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b), x))
-        }
-        #[inline(always)]
-        fn abs(self, a: __m256) -> __m256 {
-            has!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
-        }
-        #[inline(always)]
         fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]) {
             has!({
                 let inverse = _mm256_set1_ps(inverse);
@@ -177,6 +158,26 @@ impl Lanes for Avx2 {
     const REGISTERS: usize = 16;
     eight_lanes!();
     eight_are_wide!();
+
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        has!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    }
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        has!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: __m256) -> __m256 {
+        has!({
+            let biased = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn zero_if_less(self, a: __m256, b: __m256, x: __m256) -> __m256 {
+        has!(_mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b), x))
+    }
 }
 
 impl Lanes for Avx512 {
@@ -196,6 +197,15 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn low(self, v: __m512) -> __m256 {
         has!(_mm512_castps512_ps256(v))
+    }
+    #[inline(always)]
+    fn high(self, v: __m512) -> __m256 {
+        has!(_mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))))
+    }
+    #[inline(always)]
+    fn load_wide(self, x: &[f32]) -> __m512 {
+        let x = &x.as_chunks::<16>().0[0];
+        has!(_mm512_loadu_ps(x.as_ptr()))
     }
     #[inline(always)]
     fn splat_wide(self, x: f32) -> __m512 {
@@ -223,11 +233,46 @@ impl Lanes for Avx512 {
         has!(_mm512_add_ps(a, b))
     }
     #[inline(always)]
+    fn sub_wide(self, a: __m512, b: __m512) -> __m512 {
+        has!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
     fn mul_wide(self, a: __m512, b: __m512) -> __m512 {
         has!(_mm512_mul_ps(a, b))
     }
     #[inline(always)]
     fn fma_wide(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         has!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn div_wide(self, a: __m512, b: __m512) -> __m512 {
+        has!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn max_wide(self, a: __m512, b: __m512) -> __m512 {
+        has!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min_wide(self, a: __m512, b: __m512) -> __m512 {
+        has!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        has!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        has!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: __m512) -> __m512 {
+        has!({
+            let biased = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn zero_if_less(self, a: __m512, b: __m512, x: __m512) -> __m512 {
+        has!(_mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), x))
     }
 }
