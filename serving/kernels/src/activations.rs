@@ -230,7 +230,7 @@ pub(crate) fn quantize_block<L: Lanes>(l: L, block: &[f32; BLOCK], quants: &mut 
     if largest < TINY {
         return 0.0;
     }
-    l.quantize(block, QMAX / largest, quants);
+    l.quantize(block, 0.0, QMAX / largest, quants);
     largest / QMAX
 }
 

@@ -45,9 +45,9 @@ pub(crate) trait Lanes: Copy {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: a NaN on either side gives `b`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `x * inverse` rounded to the nearest integer, ties to even, for 32 values whose products are
+    /// `(x - centre) * inverse` rounded to the nearest integer, ties to even, for 32 values whose products are
     /// within -127.5..127.5.
-    fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]);
+    fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]);
 
     /// The lanes as IEEE halves, rounded to nearest, ties to even.
     fn store_f16(self, v: Self::F, out: &mut [u16; LANES]);
@@ -339,9 +339,9 @@ impl Lanes for Scalar {
         each(|i| a[i].abs())
     }
     #[inline(always)]
-    fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]) {
+    fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]) {
         for (q, x) in out.iter_mut().zip(x) {
-            *q = (x * inverse).round_ties_even() as i8;
+            *q = ((x - centre) * inverse).round_ties_even() as i8;
         }
     }
     #[inline(always)]

@@ -64,19 +64,12 @@ lanes_fn! {
         }
         let (scale, inverse) = (range / STEPS, STEPS / range);
         let middle = (middle * inverse).round_ties_even() * scale;
-        let (centre, mut signed) = (l.splat_wide(middle), [0i8; 32]);
-        for (values, bytes) in values.chunks(32).zip(bytes.as_chunks_mut::<32>().0) {
-            let mut moved = [0.0; 32];
-            if let Some(values) = values.as_array::<32>() {
-                for (v, out) in values.chunks_exact(L::WIDE).zip(moved.chunks_exact_mut(L::WIDE)) {
-                    l.store_wide(l.sub_wide(l.load_wide(v), centre), out);
-                }
-            } else {
-                for (out, v) in moved.iter_mut().zip(values) {
-                    *out = v - middle;
-                }
-            }
-            l.quantize(&moved, inverse, &mut signed);
+        let (whole, rest) = values.as_chunks::<32>();
+        let mut last = [middle; 32];
+        last[..rest.len()].copy_from_slice(rest);
+        let mut signed = [0i8; 32];
+        for (values, bytes) in whole.iter().chain([&last]).zip(bytes.as_chunks_mut::<32>().0) {
+            l.quantize(values, middle, inverse, &mut signed);
             for (byte, &signed) in bytes.iter_mut().zip(&signed) {
                 *byte = signed as u8 ^ 128;
             }

@@ -93,11 +93,13 @@ macro_rules! eight_lanes {
             has!(_mm256_min_ps(a, b))
         }
         #[inline(always)]
-        fn quantize(self, x: &[f32; 32], inverse: f32, out: &mut [i8; 32]) {
+        fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]) {
             has!({
-                let inverse = _mm256_set1_ps(inverse);
-                let part =
-                    |i: usize| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i * LANES)), inverse));
+                let (centre, inverse) = (_mm256_set1_ps(centre), _mm256_set1_ps(inverse));
+                let part = |i: usize| {
+                    let moved = _mm256_sub_ps(_mm256_loadu_ps(x.as_ptr().add(i * LANES)), centre);
+                    _mm256_cvtps_epi32(_mm256_mul_ps(moved, inverse))
+                };
                 let low = _mm256_packs_epi32(part(0), part(1));
                 let high = _mm256_packs_epi32(part(2), part(3));
                 // The packs work within 128-bit halves and leave the fours in the order 0 2 4 6 1 3 5 7.
