@@ -10,7 +10,7 @@ import urllib.request
 
 @contextlib.contextmanager
 def served(model, *flags):
-    """Gives the address of a server that is ready; $WINDLASS_SERVER is the binary."""
+    """Gives address and process of a server that is ready; $WINDLASS_SERVER is the binary."""
     binary = os.environ.get("WINDLASS_SERVER", "target/release/windlass-server")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -22,7 +22,7 @@ def served(model, *flags):
                 if process.poll() is not None:
                     sys.exit(f"the server ended: {' '.join(command)}")
                 time.sleep(0.05)
-            yield address
+            yield address, process.pid
         finally:
             process.terminate()
 
