@@ -65,7 +65,7 @@ pub struct Args {
     /// How long a step should take while answers are being written: prompts are read in parts that fit into it, so that
     /// running answers keep flowing. If the answers alone take more than half of it, twice what they take; 0 is without
     /// limit.
-    #[arg(long, env = "WINDLASS_STEP_TIME", value_name = "TIME", default_value = "30ms", value_parser = duration)]
+    #[arg(long, env = "WINDLASS_STEP_TIME", value_name = "TIME", default_value = "20ms", value_parser = duration)]
     pub step_time: Duration,
 
     /// How long prompts should wait for their first token: with more to read than can be read in this time, reading

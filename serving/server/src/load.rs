@@ -4,7 +4,7 @@ use crate::embed_thread::Limits;
 use crate::engine_thread::Backend;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use windlass_engine::Engine;
 use windlass_engine::chat::ChatTemplate;
 use windlass_engine::embed::{EmbedError, Embedder, EmbedderInfo, EmbedderOptions, WordPiece};
@@ -51,20 +51,27 @@ pub fn load(path: &Path, options: &EngineOptions) -> Result<(Engine, Parts), Sta
     Ok((engine, parts))
 }
 
-/// One token, the same way as every other.
+/// Tokens of the first prompt: enough that the engine learns how long reading takes, before somebody waits for it.
+const WARM_UP_TOKENS: usize = 32;
+
+/// Two tokens, the same way as every other.
 fn warm_up(engine: &mut Engine, tokenizer: &Tokenizer) -> Result<(), StartError> {
-    let mut prompt = tokenizer.encode_prompt("Hello");
-    if prompt.is_empty() {
-        prompt.push(0);
+    let mut word = tokenizer.encode_prompt("Hello");
+    if word.is_empty() {
+        word.push(0);
     }
+    let most = WARM_UP_TOKENS.min(engine.info().context_length / 2).max(1);
+    let prompt = word.iter().copied().cycle().take(most).collect();
     let request = Request {
         ignore_eos: true,
-        ..Request::new(RequestId(0), prompt, 1)
+        ..Request::new(RequestId(0), prompt, 2)
     };
     engine.submit(request).map_err(StartError::Refused)?;
     let mut events = Vec::new();
     while engine.has_work() {
+        let start = Instant::now();
         engine.step(&mut events);
+        engine.learn(start.elapsed());
     }
     let broken = |event: &Event| {
         matches!(
