@@ -8,7 +8,7 @@ use windlass_kernels::{WEIGHTS, weights};
 type Candidate = (f32, u32);
 
 /// Shares of the largest weight above which candidates are looked for, one after the other until they suffice: mostly
-/// few tokens have almost all of the probability, and only those are put in order.
+/// few tokens have almost all of the probability, and only those are listed.
 const LIKELY: [f32; 3] = [1e-2, 1e-4, 0.0];
 
 /// Working memory of [`pick`], kept between calls.
@@ -66,9 +66,11 @@ impl Candidates {
     fn least(&mut self, sampling: &Sampling) -> Option<Candidate> {
         let floor = sampling.min_p.max(f32::MIN_POSITIVE);
         let is_top_k = sampling.top_k > 0;
-        let all = match is_top_k {
-            true => 0.0,
-            false => total(self.weights.iter().filter(|weight| **weight >= floor)),
+        // Of `top_k` tokens it is known once they are found.
+        let all = match (is_top_k, sampling.min_p > 0.0) {
+            (true, _) => None,
+            (false, true) => Some(total(self.weights.iter().filter(|weight| **weight >= floor))),
+            (false, false) => Some(total(self.sums.iter())),
         };
         for likely in LIKELY {
             let threshold = floor.max(likely);
@@ -82,7 +84,7 @@ impl Candidates {
                 self.list.truncate(sampling.top_k);
             }
             let mass = total(self.list.iter().map(|(weight, _)| weight));
-            let wanted = f64::from(sampling.top_p) * if is_top_k { mass } else { all };
+            let wanted = f64::from(sampling.top_p) * all.unwrap_or(mass);
             if mass >= wanted || is_last {
                 return last_of(&mut self.list, wanted);
             }

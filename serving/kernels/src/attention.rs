@@ -265,8 +265,8 @@ fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, eights: &[Option<Eight>
     }
 }
 
-/// Scores of `N` vectors against eight tokens from `token` on, or twice eight where vectors have as many lanes: even and odd dimensions apart, added at the
-/// end, or at the end of each 32 dimensions that share a scale.
+/// Scores of `N` vectors against eight tokens from `token` on, or twice eight where vectors have as many lanes: even and
+/// odd dimensions apart, added at the end, or at the end of each 32 dimensions that share a scale.
 #[inline(always)]
 fn score_pass<L: Lanes, E: Element, const N: usize>(
     l: L,

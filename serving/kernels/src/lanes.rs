@@ -1,6 +1,6 @@
-//! Eight f32 lanes, as an array and as an AVX2 register, and sixteen, as two of those or a register of AVX-512. A row
-//! operation is written once over [`Lanes`] and compiled for each by [`lanes_fn`]; every method is defined so exactly
-//! (order, rounding, what happens to NaN) that all give the same bits.
+//! Eight f32 lanes, as an array and as an AVX2 register, and wide vectors of as many as registers have: eight, or sixteen
+//! with AVX-512. A row operation is written once over [`Lanes`] and compiled for each by [`lanes_fn`]; every method is
+//! defined so exactly (order, rounding, what happens to NaN) that all give the same bits.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;

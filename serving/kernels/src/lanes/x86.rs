@@ -1,5 +1,5 @@
-//! The lanes as one AVX2 register, and sixteen as two of them or one of AVX-512. Results equal those of the portable lanes
-//! bit for bit. Every method is inlined into a function compiled for the instructions (see `lanes_fn`), so that the
+//! The lanes as one AVX2 register, and wide vectors as the same or as one of AVX-512. Results equal those of the portable
+//! lanes bit for bit. Every method is inlined into a function compiled for the instructions (see `lanes_fn`), so that the
 //! intrinsics become single ones.
 
 use super::{LANES, Lanes, eight_are_wide};
