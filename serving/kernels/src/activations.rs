@@ -30,7 +30,9 @@ pub(crate) struct Quad {
     pub(crate) sum: [f32; QUAD],
     /// The sums of quants 0..16 and 16..32; at most 16 * 127 = 2032 in magnitude.
     pub(crate) halves: [[i16; 2]; QUAD],
-    unused: [u32; QUAD],
+    /// -8 times the sum of the quants: what a product with quants that are 8 too large has too much, to be taken as the
+    /// first addend of its sum.
+    pub(crate) surplus: [i32; QUAD],
 }
 // SAFETY: integers and floats only, without padding, for which zero is a value; aligned to 64.
 unsafe impl Plain for Quad {}
@@ -123,21 +125,49 @@ impl<'a> Target<'a> {
             end.is_multiple_of(BLOCK) || end == self.cols,
             "activations: a part of a block"
         );
-        let blocks = self.cols.div_ceil(BLOCK);
-        let first = row / QUAD * blocks + column / BLOCK;
-        let lane = Lane {
+        // SAFETY: by the contract.
+        let floats = unsafe { self.floats_at(row, column..end) };
+        quantize(isa, values, self.lane(row, column), floats);
+    }
+
+    /// Quantises a block of some rows from `first` on, from column `column` (a multiple of 32) on: 32 columns, or up to the
+    /// end of the row, beyond which values must be zeros. The values are those of the first and of the last sixteen columns.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of these rows meanwhile.
+    ///
+    /// # Panics
+    /// If the columns are outside the shape.
+    pub(crate) unsafe fn write_block(&self, isa: Isa, first: usize, column: usize, values: [&[[f32; BLOCK / 2]]; 2]) {
+        assert!(
+            first + values[0].len() <= self.rows && column < self.cols && column.is_multiple_of(BLOCK),
+            "activations: outside the shape"
+        );
+        quantize_rows(isa, *self, first, column, values);
+    }
+
+    /// The blocks of a row from a column on.
+    #[inline(always)]
+    fn lane(&self, row: usize, column: usize) -> Lane<'a> {
+        Lane {
             quads: self.quads,
-            first,
+            first: row / QUAD * self.cols.div_ceil(BLOCK) + column / BLOCK,
             lane: row % QUAD,
-        };
-        let floats = if self.floats.is_empty() {
-            None
-        } else {
-            let at = row * self.cols + column;
-            // SAFETY: these are the columns that the caller has for itself.
-            Some(unsafe { self.floats.get_mut(at..at + values.len()) })
-        };
-        quantize(isa, values, lane, floats);
+        }
+    }
+
+    /// Where columns of a row are kept as they are, if they are.
+    ///
+    /// # Safety
+    /// Nobody else uses them meanwhile.
+    #[inline(always)]
+    unsafe fn floats_at(&self, row: usize, columns: std::ops::Range<usize>) -> Option<&'a mut [f32]> {
+        if self.floats.is_empty() {
+            return None;
+        }
+        let at = row * self.cols;
+        // SAFETY: by the contract.
+        Some(unsafe { self.floats.get_mut(at + columns.start..at + columns.end) })
     }
 
     /// What has been written.
@@ -175,6 +205,7 @@ impl Lane<'_> {
             (&raw mut (*quad).quants[self.lane]).write(*quants);
             (&raw mut (*quad).scale[self.lane]).write(scale);
             (&raw mut (*quad).sum[self.lane]).write(scale * f32::from(halves[0] + halves[1]));
+            (&raw mut (*quad).surplus[self.lane]).write(-8 * i32::from(halves[0] + halves[1]));
             (&raw mut (*quad).halves[self.lane]).write(halves);
         }
     }
@@ -213,22 +244,10 @@ impl<'a> Input<'a> {
 /// one with a value that is not finite.
 #[inline(always)]
 pub(crate) fn quantize_block<L: Lanes>(l: L, block: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> f32 {
-    let mut largest = l.splat_wide(0.0);
-    // x - x is NaN exactly for what is not finite; a sum of zeros stays zero.
-    let mut wrong = l.splat_wide(0.0);
-    for part in block.chunks_exact(L::WIDE) {
-        let v = l.load_wide(part);
-        largest = l.max_wide(l.abs(v), largest);
-        wrong = l.add_wide(wrong, l.sub_wide(v, v));
-    }
-    let finite = l.sum(l.add_to_eight(l.splat(0.0), wrong)) == 0.0;
-    let largest = l.max_of(l.max(l.low(largest), l.high(largest)));
-    *quants = [0; BLOCK];
-    if !finite {
-        return f32::NAN;
-    }
-    if largest < TINY {
-        return 0.0;
+    let largest = l.magnitude(block);
+    if largest < TINY || !largest.is_finite() {
+        *quants = [0; BLOCK];
+        return if largest.is_finite() { 0.0 } else { f32::NAN };
     }
     l.quantize(block, 0.0, QMAX / largest, quants);
     largest / QMAX
@@ -243,19 +262,48 @@ lanes_fn! {
         last[..rest.len()].copy_from_slice(rest);
         let last = (!rest.is_empty()).then_some(&last);
         for (index, block) in blocks.iter().chain(last).enumerate() {
-            let mut quants = [0; BLOCK];
-            let scale = quantize_block(l, block, &mut quants);
-            lane.set(index, &quants, scale, l.half_sums(&quants));
+            let scale = quantize_one(l, block, lane, index);
             if let Some(floats) = &mut floats {
                 let end = floats.len().min((index + 1) * BLOCK);
-                let floats = &mut floats[index * BLOCK..end];
-                if !scale.is_nan() {
-                    floats.copy_from_slice(&block[..floats.len()]);
-                } else {
-                    floats.fill(f32::NAN);
-                }
+                keep(&mut floats[index * BLOCK..end], block, scale);
             }
         }
+    }
+}
+
+lanes_fn! {
+    /// Quantises one block of some rows.
+    fn quantize_rows(l, target: Target<'_>, first: usize, column: usize, values: [&[[f32; BLOCK / 2]]; 2]) {
+        let end = target.cols.min(column + BLOCK);
+        for (row, (low, high)) in (first..).zip(values[0].iter().zip(values[1])) {
+            let mut block = [0.0; BLOCK];
+            block[..BLOCK / 2].copy_from_slice(low);
+            block[BLOCK / 2..].copy_from_slice(high);
+            let scale = quantize_one(l, &block, target.lane(row, column), 0);
+            // SAFETY: `Target::write_block`, which alone comes here, has these columns for itself.
+            if let Some(floats) = unsafe { target.floats_at(row, column..end) } {
+                keep(floats, &block, scale);
+            }
+        }
+    }
+}
+
+/// Quantises a block of values to block `index` of a lane; gives its scale.
+#[inline(always)]
+fn quantize_one<L: Lanes>(l: L, block: &[f32; BLOCK], lane: Lane<'_>, index: usize) -> f32 {
+    let mut quants = [0; BLOCK];
+    let scale = quantize_block(l, block, &mut quants);
+    lane.set(index, &quants, scale, l.half_sums(&quants));
+    scale
+}
+
+/// Keeps the values of a block, or as much as there is of it, as they are; NaN if one of them is not finite.
+#[inline(always)]
+fn keep(floats: &mut [f32], block: &[f32; BLOCK], scale: f32) {
+    if scale.is_nan() {
+        floats.fill(f32::NAN);
+    } else {
+        floats.copy_from_slice(&block[..floats.len()]);
     }
 }
 
@@ -305,6 +353,7 @@ mod tests {
                     let halves = [sum(&quants[..16]), sum(&quants[16..])];
                     assert_eq!(quad.halves[row % QUAD].map(i32::from), halves);
                     assert_eq!(quad.sum[row % QUAD], scale * (halves[0] + halves[1]) as f32);
+                    assert_eq!(quad.surplus[row % QUAD], -8 * (halves[0] + halves[1]));
                 }
             }
         }

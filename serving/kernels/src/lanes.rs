@@ -45,6 +45,8 @@ pub(crate) trait Lanes: Copy {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: a NaN on either side gives `b`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The largest magnitude; infinite or NaN if one of the values is.
+    fn magnitude(self, x: &[f32; 32]) -> f32;
     /// `(x - centre) * inverse` rounded to the nearest integer, ties to even, for 32 values whose products are
     /// within -127.5..127.5.
     fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]);
@@ -84,8 +86,6 @@ pub(crate) trait Lanes: Copy {
     fn max_wide(self, a: Self::W, b: Self::W) -> Self::W;
     /// As `min`.
     fn min_wide(self, a: Self::W, b: Self::W) -> Self::W;
-    /// The magnitude.
-    fn abs(self, a: Self::W) -> Self::W;
     /// The nearest integer, ties to even.
     fn round(self, a: Self::W) -> Self::W;
     /// 2 to the power of an integral `n` in -126..=127; anything for other `n`.
@@ -166,15 +166,15 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
-/// `out = f(x, y)` for each place of three slices of equal length, in bodies over lanes `l: L`; `f` is a function over
-/// wide vectors. A macro, because what is not inlined loses its instruction set.
+/// `y = f(x, y)` for each place of two slices of equal length, in bodies over lanes `l: L`; `f` is a function over wide
+/// vectors. A macro, because what is not inlined loses its instruction set.
 macro_rules! for_each_wide {
-    ($l:ident, $f:ident, $x:expr, $y:expr, $out:expr) => {{
-        let (x, y, out): (&[f32], &[f32], &mut [f32]) = ($x, $y, $out);
+    ($l:ident, $f:ident, $x:expr, $y:expr) => {{
+        let (x, y): (&[f32], &mut [f32]) = ($x, $y);
         let whole = x.len() / L::WIDE * L::WIDE;
         for at in (0..whole).step_by(L::WIDE) {
             let v = $f($l, $l.load_wide(&x[at..]), $l.load_wide(&y[at..]));
-            $l.store_wide(v, &mut out[at..]);
+            $l.store_wide(v, &mut y[at..]);
         }
         let rest = x.len() - whole;
         if rest > 0 {
@@ -183,7 +183,7 @@ macro_rules! for_each_wide {
             last[1][..rest].copy_from_slice(&y[whole..]);
             let v = $f($l, $l.load_wide(&last[0]), $l.load_wide(&last[1]));
             $l.store_wide(v, &mut last[0]);
-            out[whole..].copy_from_slice(&last[0][..rest]);
+            y[whole..].copy_from_slice(&last[0][..rest]);
         }
     }};
 }
@@ -335,8 +335,9 @@ impl Lanes for Scalar {
         each(|i| if a[i] < b[i] { 0.0 } else { x[i] })
     }
     #[inline(always)]
-    fn abs(self, a: Self::F) -> Self::F {
-        each(|i| a[i].abs())
+    fn magnitude(self, x: &[f32; 32]) -> f32 {
+        // Without their signs, floats are ordered as their bits are, and what is not finite is above all others.
+        f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())))
     }
     #[inline(always)]
     fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]) {

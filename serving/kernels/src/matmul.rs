@@ -10,8 +10,10 @@ mod x86;
 
 use crate::activations::{Input, QUAD};
 use crate::isa::{Isa, Kind};
+use crate::lanes::lanes_fn;
 use crate::layout::GROUP;
 use crate::matrix::Matrix;
+use crate::pool::Shared;
 use std::ops::Range;
 
 /// Tokens that go over the weights together: their activations stay in the second-level cache.
@@ -31,7 +33,7 @@ pub(crate) type Sixteen = [f32; GROUP];
 
 /// What a thread keeps between products.
 pub(crate) struct Scratch {
-    panel: Panel,
+    pub(crate) panel: Panel,
     results: Box<[Sixteen; CHUNK]>,
 }
 
@@ -113,33 +115,145 @@ impl Item {
         scratch: &mut Scratch,
         mut each: impl FnMut(usize, Range<usize>, &[Sixteen]),
     ) {
-        assert_eq!(
-            matrix.cols,
-            input.cols(),
-            "product: columns of the weights and of the activations"
-        );
         let results = &mut scratch.results[..self.tokens.len()];
-        let first = self.tokens.start;
-        for group in self.groups.clone() {
-            match isa.0 {
-                Kind::Scalar(_) => scalar::group(matrix, group, input, first, results),
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx2(avx2) => x86::group(avx2, matrix, group, input, first, &mut scratch.panel, results),
-                #[cfg(target_arch = "x86_64")]
-                Kind::Vnni(vnni) => {
-                    x86::group_with_vnni(vnni, matrix, group, input, first, &mut scratch.panel, results)
+        for index in self.groups.clone() {
+            group(
+                isa,
+                matrix,
+                index,
+                input,
+                self.tokens.start,
+                &mut scratch.panel,
+                results,
+            );
+            each(index, self.tokens.clone(), results);
+        }
+    }
+}
+
+/// Outputs `16 * group..16 * group + 16` of `matrix` for as many tokens as there are results, from `first` (a multiple of
+/// 4) on; 0 for outputs that the matrix has not.
+///
+/// # Panics
+/// If matrix and activations have different columns.
+pub(crate) fn group(
+    isa: Isa,
+    matrix: &Matrix,
+    group: usize,
+    input: Input<'_>,
+    first: usize,
+    panel: &mut Panel,
+    results: &mut [Sixteen],
+) {
+    assert_eq!(
+        matrix.cols,
+        input.cols(),
+        "product: columns of the weights and of the activations"
+    );
+    match isa.0 {
+        Kind::Scalar(_) => scalar::group(matrix, group, input, first, results),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2(avx2) => x86::group(avx2, matrix, group, input, first, panel, results),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Vnni(vnni) => x86::group_with_vnni(vnni, matrix, group, input, first, panel, results),
+    }
+}
+
+/// A buffer of rows that the outputs of a matrix go to, or are added to.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'a> {
+    rows: Shared<'a, f32>,
+    width: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// Rows of `width` floats.
+    pub(crate) fn new(rows: Shared<'a, f32>, width: usize) -> Columns<'a> {
+        Columns { rows, width }
+    }
+
+    /// Sets the columns of a group in the rows from `first` on, to the results, with `bias` if there is one.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of these rows meanwhile.
+    pub(crate) unsafe fn set(self, isa: Isa, group: usize, first: usize, results: &[Sixteen], bias: Option<&[f32]>) {
+        let mut addend = [0.0; GROUP];
+        if let Some(bias) = bias {
+            let part = &bias[group * GROUP..((group + 1) * GROUP).min(bias.len())];
+            addend[..part.len()].copy_from_slice(part);
+        }
+        set(isa, self, group, first, results, bias.is_some().then_some(&addend));
+    }
+
+    /// Adds the results to the columns of a group in the rows from `first` on.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of these rows meanwhile.
+    pub(crate) unsafe fn add(self, isa: Isa, group: usize, first: usize, results: &[Sixteen]) {
+        add(isa, self, group, first, results);
+    }
+
+    /// The columns of a group in a row, sixteen or what is left.
+    ///
+    /// # Safety
+    /// Nobody else uses them meanwhile.
+    #[inline(always)]
+    unsafe fn part(&self, row: usize, group: usize) -> &'a mut [f32] {
+        let end = ((group + 1) * GROUP).min(self.width);
+        // SAFETY: by the contract.
+        unsafe {
+            self.rows
+                .get_mut(row * self.width + group * GROUP..row * self.width + end)
+        }
+    }
+}
+
+lanes_fn! {
+    fn set(l, to: Columns<'_>, group: usize, first: usize, results: &[Sixteen], addend: Option<&Sixteen>) {
+        for (row, result) in (first..).zip(results) {
+            // SAFETY: only the method of this name comes here, whose caller has these columns for itself.
+            let out = unsafe { to.part(row, group) };
+            let Some(out) = out.first_chunk_mut::<GROUP>() else {
+                for (lane, out) in out.iter_mut().enumerate() {
+                    *out = addend.map_or(result[lane], |addend| result[lane] + addend[lane]);
                 }
+                continue;
+            };
+            for at in (0..GROUP).step_by(L::WIDE) {
+                let mut value = l.load_wide(&result[at..]);
+                if let Some(addend) = addend {
+                    value = l.add_wide(value, l.load_wide(&addend[at..]));
+                }
+                l.store_wide(value, &mut out[at..]);
             }
-            each(group, self.tokens.clone(), results);
+        }
+    }
+}
+
+lanes_fn! {
+    fn add(l, to: Columns<'_>, group: usize, first: usize, results: &[Sixteen]) {
+        for (row, result) in (first..).zip(results) {
+            // SAFETY: only the method of this name comes here, whose caller has these columns for itself.
+            let out = unsafe { to.part(row, group) };
+            let Some(out) = out.first_chunk_mut::<GROUP>() else {
+                for (out, value) in out.iter_mut().zip(result) {
+                    *out += value;
+                }
+                continue;
+            };
+            for at in (0..GROUP).step_by(L::WIDE) {
+                let sum = l.add_wide(l.load_wide(&out[at..]), l.load_wide(&result[at..]));
+                l.store_wide(sum, &mut out[at..]);
+            }
         }
     }
 }
 
 /// What a thread keeps between groups.
 #[cfg(target_arch = "x86_64")]
-type Panel = x86::Panel;
+pub(crate) type Panel = x86::Panel;
 #[cfg(not(target_arch = "x86_64"))]
-type Panel = ();
+pub(crate) type Panel = ();
 
 /// The number of quads that hold `tokens` tokens, and of the tokens in quad `index` of them.
 fn quads(tokens: usize) -> impl Iterator<Item = (usize, usize)> {

@@ -3,8 +3,7 @@
 use crate::activations::Activations;
 use crate::attention::{self, Rows, attend, rows_together};
 use crate::kv::{KvCache, KvError, KvShape};
-use crate::layout::GROUP;
-use crate::matmul::{Items, Scratch};
+use crate::matmul::{Columns, Items, Scratch};
 use crate::matrix::{Matrix, PackError};
 use crate::pool::{Pool, Shared, Stages};
 use crate::roof::read;
@@ -95,18 +94,14 @@ impl Products {
         pool.run(&mut self.stages, |member| {
             let mut scratch = Scratch::new();
             for matrix in matrices {
-                let items = Items::new([matrix], tokens);
+                let (items, out) = (Items::new([matrix], tokens), Columns::new(out, matrix.rows()));
                 member.stage(items.count(), |index| {
                     let item = items.get(index);
                     // SAFETY: nobody writes the activations.
                     let input = unsafe { target.input() };
                     item.products(member.isa(), matrix, input, &mut scratch, |group, tokens, results| {
-                        let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                        for (token, sixteen) in tokens.zip(results) {
-                            let at = token * matrix.rows() + group * GROUP;
-                            // SAFETY: no other item has this group and these tokens.
-                            unsafe { out.get_mut(at..at + lanes) }.copy_from_slice(&sixteen[..lanes]);
-                        }
+                        // SAFETY: no other item has this group and these tokens.
+                        unsafe { out.set(member.isa(), group, tokens.start, results, None) };
                     });
                 });
             }

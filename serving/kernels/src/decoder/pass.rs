@@ -11,9 +11,9 @@ use crate::batch::Batch;
 use crate::isa::Isa;
 use crate::kv::SharedKv;
 use crate::layout::GROUP;
-use crate::matmul::{CHUNK, Item, Items};
+use crate::matmul::{self, CHUNK, Columns, Items};
 use crate::matrix::Matrix;
-use crate::ops::{add, gelu_mul_on, rmsnorm_on, silu_mul_on, spread};
+use crate::ops::{gelu_mul_on, rmsnorm_on, silu_mul_on, spread};
 use crate::pool::{Member, Shared};
 use crate::rope::Rope;
 use norm::{Norm, Private, State};
@@ -107,6 +107,7 @@ impl<'a> Pass<'a> {
         member.stage(items.count(), |index| {
             let item = items.get(index);
             let Projection { matrix, bias } = projections[item.matrix];
+            let out = Columns::new(outputs[item.matrix], matrix.rows());
             // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, norm) };
             item.products(
@@ -115,19 +116,8 @@ impl<'a> Pass<'a> {
                 input,
                 &mut own.product,
                 |group, tokens, results| {
-                    let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                    for (row, sixteen) in tokens.zip(results) {
-                        let at = row * matrix.rows() + group * GROUP;
-                        // SAFETY: no other item has this group and these tokens.
-                        let out = unsafe { outputs[item.matrix].get_mut(at..at + lanes) };
-                        match out.first_chunk_mut::<GROUP>() {
-                            Some(out) => *out = *sixteen,
-                            None => out.copy_from_slice(&sixteen[..lanes]),
-                        }
-                        if let Some(bias) = bias {
-                            add(out, &bias[group * GROUP..][..lanes]);
-                        }
-                    }
+                    // SAFETY: no other item has this group and these tokens.
+                    unsafe { out.set(member.isa(), group, tokens.start, results, bias.as_deref()) };
                 },
             );
         });
@@ -252,7 +242,8 @@ impl<'a> Pass<'a> {
     fn residual(&self, member: &Member<'_>, own: &mut Own, matrix: &Matrix, input: Target<'_>, state: State<'_>) {
         let items = Items::new([matrix], self.batch.len());
         let width = self.decoder.width();
-        let (hidden, addend) = (self.buffers.hidden[state.buffer], self.buffers.addend);
+        let hidden = Columns::new(self.buffers.hidden[state.buffer], width);
+        let addend = Columns::new(self.buffers.addend, width);
         member.stage(items.count(), |index| {
             let item = items.get(index);
             // SAFETY: what was written there before is not written in this stage.
@@ -263,16 +254,11 @@ impl<'a> Pass<'a> {
                 input,
                 &mut own.product,
                 |group, tokens, results| {
-                    let lanes = GROUP.min(width - group * GROUP);
-                    for (row, sixteen) in tokens.zip(results) {
-                        let at = row * width + group * GROUP;
-                        let part = at..at + lanes;
-                        // SAFETY: no other item has this group and these tokens.
-                        unsafe {
-                            match state.post_norm {
-                                None => add(hidden.get_mut(part), &sixteen[..lanes]),
-                                Some(_) => addend.get_mut(part).copy_from_slice(&sixteen[..lanes]),
-                            }
+                    // SAFETY: no other item has this group and these tokens.
+                    unsafe {
+                        match state.post_norm {
+                            None => hidden.add(member.isa(), group, tokens.start, results),
+                            Some(_) => addend.set(member.isa(), group, tokens.start, results, None),
                         }
                     }
                 },
@@ -293,33 +279,25 @@ impl<'a> Pass<'a> {
             let first = index / columns * CHUNK;
             let tokens = first..(first + CHUNK).min(count);
             let column = index % columns * BLOCK;
-            let width = BLOCK.min(inner - column);
             // SAFETY: what the norm reads, and its results, are not written in this stage.
             let input = unsafe { self.normed(member, &mut private, index, norm) };
-            for (which, (matrix, out)) in [(&layer.gate, &mut own.gate), (&layer.up, &mut own.up)]
-                .into_iter()
-                .enumerate()
-            {
-                let item = Item {
-                    matrix: which,
-                    groups: column / GROUP..(column + width).div_ceil(GROUP),
-                    tokens: tokens.clone(),
-                };
-                item.products(member.isa(), matrix, input, &mut own.product, |group, _, results| {
-                    let part = group * GROUP - column;
-                    for (out, sixteen) in out.iter_mut().zip(results) {
-                        if let Some(out) = out[part..].first_chunk_mut::<GROUP>() {
-                            *out = *sixteen;
-                        }
+            for (matrix, outs) in [(&layer.gate, &mut own.gate), (&layer.up, &mut own.up)] {
+                for (half, out) in outs.iter_mut().enumerate() {
+                    let (group, out) = (column / GROUP + half, &mut out[..tokens.len()]);
+                    if group == matrix.groups() {
+                        out.fill([0.0; GROUP]); // the last block has one group
+                        continue;
                     }
-                });
+                    matmul::group(member.isa(), matrix, group, input, first, &mut own.product.panel, out);
+                }
             }
-            for (row, (gate, up)) in tokens.zip(own.gate.iter().zip(&own.up)) {
-                let mut out = [0.0; BLOCK];
-                activate(member.isa(), &gate[..width], &up[..width], &mut out[..width]);
-                // SAFETY: no other item has these columns and rows.
-                unsafe { self.buffers.inner.write(member.isa(), row, column, &out[..width]) };
+            for (gate, up) in own.gate.iter().zip(&mut own.up) {
+                let gate = gate[..tokens.len()].as_flattened();
+                activate(member.isa(), gate, up[..tokens.len()].as_flattened_mut());
             }
+            let activated = own.up.each_ref().map(|half| &half[..tokens.len()]);
+            // SAFETY: no other item has these columns and rows.
+            unsafe { self.buffers.inner.write_block(member.isa(), first, column, activated) };
         });
     }
 

@@ -1,7 +1,7 @@
 //! The memory of a step, made once.
 
 use super::Decoder;
-use crate::activations::{Activations, BLOCK, QUAD, Target};
+use crate::activations::{Activations, QUAD, Target};
 use crate::batch::Batch;
 use crate::buffer::{Buffer, OutOfMemory};
 use crate::layout::GROUP;
@@ -44,9 +44,9 @@ pub(super) struct Own {
     pub(super) row: Vec<f32>,
     /// A hidden state with what was added to it last.
     pub(super) sum: Vec<f32>,
-    /// Tokens of a chunk x 32 columns.
-    pub(super) gate: Vec<[f32; BLOCK]>,
-    pub(super) up: Vec<[f32; BLOCK]>,
+    /// Two groups of outputs for the tokens of a chunk.
+    pub(super) gate: [Vec<Sixteen>; 2],
+    pub(super) up: [Vec<Sixteen>; 2],
     /// The largest logits that this thread has seen, for each output.
     pub(super) best: Vec<Best>,
 }
@@ -84,8 +84,8 @@ impl Workspace {
                 normed: Activations::new(QUAD, decoder.width(), plain)?,
                 row: vec![0.0; decoder.width().max(decoder.head_dim)],
                 sum: vec![0.0; decoder.width()],
-                gate: vec![[0.0; BLOCK]; CHUNK.min(rows)],
-                up: vec![[0.0; BLOCK]; CHUNK.min(rows)],
+                gate: [0, 1].map(|_| vec![[0.0; GROUP]; CHUNK.min(rows)]),
+                up: [0, 1].map(|_| vec![[0.0; GROUP]; CHUNK.min(rows)]),
                 best: vec![Best::NONE; outputs],
             })
         };

@@ -27,10 +27,11 @@ lanes_fn! {
 }
 
 lanes_fn! {
-    /// `x = gelu(x + bias)`, element by element: `x * (1 + erf(x / sqrt(2))) / 2`.
+    /// `out = gelu(x + bias)`, element by element: `x * (1 + erf(x / sqrt(2))) / 2`.
     pub(super) fn gelu(l, x: &[f32], bias: &[f32], out: &mut [f32]) {
         assert!(x.len() == bias.len() && x.len() == out.len(), "gelu: lengths differ");
-        for_each_wide!(l, gelu_wide, x, bias, out);
+        out.copy_from_slice(bias);
+        for_each_wide!(l, gelu_wide, x, out);
     }
 }
 

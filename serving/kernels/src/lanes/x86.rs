@@ -37,6 +37,15 @@ macro_rules! has {
     };
 }
 
+/// The largest of four non-negative integers, as the float whose bits it is.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn largest_of(four: __m128i) -> f32 {
+    let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+    let one = _mm_max_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+    _mm_cvtss_f32(_mm_castsi128_ps(one))
+}
+
 /// What both kinds do with eight lanes.
 macro_rules! eight_lanes {
     () => {
@@ -93,22 +102,6 @@ macro_rules! eight_lanes {
             has!(_mm256_min_ps(a, b))
         }
         #[inline(always)]
-        fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]) {
-            has!({
-                let (centre, inverse) = (_mm256_set1_ps(centre), _mm256_set1_ps(inverse));
-                let part = |i: usize| {
-                    let moved = _mm256_sub_ps(_mm256_loadu_ps(x.as_ptr().add(i * LANES)), centre);
-                    _mm256_cvtps_epi32(_mm256_mul_ps(moved, inverse))
-                };
-                let low = _mm256_packs_epi32(part(0), part(1));
-                let high = _mm256_packs_epi32(part(2), part(3));
-                // The packs work within 128-bit halves and leave the fours in the order 0 2 4 6 1 3 5 7.
-                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-                _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes);
-            })
-        }
-        #[inline(always)]
         fn store_f16(self, v: __m256, out: &mut [u16; LANES]) {
             has!(_mm_storeu_si128(
                 out.as_mut_ptr().cast(),
@@ -162,8 +155,35 @@ impl Lanes for Avx2 {
     eight_are_wide!();
 
     #[inline(always)]
-    fn abs(self, a: __m256) -> __m256 {
-        has!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    fn magnitude(self, x: &[f32; 32]) -> f32 {
+        has!({
+            let bits = _mm256_set1_epi32(i32::MAX);
+            let mut largest = _mm256_setzero_si256();
+            for at in (0..32).step_by(LANES) {
+                let part = _mm256_and_si256(_mm256_loadu_si256(x.as_ptr().add(at).cast()), bits);
+                largest = _mm256_max_epi32(largest, part);
+            }
+            largest_of(_mm_max_epi32(
+                _mm256_castsi256_si128(largest),
+                _mm256_extracti128_si256::<1>(largest),
+            ))
+        })
+    }
+    #[inline(always)]
+    fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]) {
+        has!({
+            let (centre, inverse) = (_mm256_set1_ps(centre), _mm256_set1_ps(inverse));
+            let part = |i: usize| {
+                let moved = _mm256_sub_ps(_mm256_loadu_ps(x.as_ptr().add(i * LANES)), centre);
+                _mm256_cvtps_epi32(_mm256_mul_ps(moved, inverse))
+            };
+            let low = _mm256_packs_epi32(part(0), part(1));
+            let high = _mm256_packs_epi32(part(2), part(3));
+            // The packs work within 128-bit halves and leave the fours in the order 0 2 4 6 1 3 5 7.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes);
+        })
     }
     #[inline(always)]
     fn round(self, a: __m256) -> __m256 {
@@ -259,8 +279,28 @@ impl Lanes for Avx512 {
         has!(_mm512_min_ps(a, b))
     }
     #[inline(always)]
-    fn abs(self, a: __m512) -> __m512 {
-        has!(_mm512_abs_ps(a))
+    fn magnitude(self, x: &[f32; 32]) -> f32 {
+        has!({
+            let part = |at: usize| _mm512_loadu_si512(x.as_ptr().add(at).cast());
+            let bits = _mm512_set1_epi32(i32::MAX);
+            let largest = _mm512_max_epi32(_mm512_and_si512(part(0), bits), _mm512_and_si512(part(16), bits));
+            let eight = _mm256_max_epi32(_mm512_castsi512_si256(largest), _mm512_extracti64x4_epi64::<1>(largest));
+            largest_of(_mm_max_epi32(
+                _mm256_castsi256_si128(eight),
+                _mm256_extracti128_si256::<1>(eight),
+            ))
+        })
+    }
+    #[inline(always)]
+    fn quantize(self, x: &[f32; 32], centre: f32, inverse: f32, out: &mut [i8; 32]) {
+        has!({
+            let (centre, inverse) = (_mm512_set1_ps(centre), _mm512_set1_ps(inverse));
+            let moved = _mm512_sub_ps(_mm512_loadu_ps(x.as_ptr()), centre);
+            let low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(moved, inverse)));
+            let moved = _mm512_sub_ps(_mm512_loadu_ps(x.as_ptr().add(16)), centre);
+            let high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(moved, inverse)));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_set_m128i(high, low));
+        })
     }
     #[inline(always)]
     fn round(self, a: __m512) -> __m512 {

@@ -1,11 +1,10 @@
 //! The product against plain arithmetic, at the bounds of the integer sums, and against itself on
 //! other instruction sets, batches and numbers of threads.
 
-use super::{Items, Scratch};
+use super::{Columns, Items, Scratch};
 use crate::activations::Activations;
 use crate::dequantize::dequantize;
 use crate::isa::Isa;
-use crate::layout::GROUP;
 use crate::matrix::Matrix;
 use crate::pool::{Pool, Shared, Stages};
 use crate::sample::{Random, bits, pack, scale_places, weights};
@@ -53,13 +52,10 @@ fn products<const N: usize>(
             let matrix = matrices[item.matrix];
             // SAFETY: nobody writes the activations any more.
             let input = unsafe { target.input() };
+            let out = Columns::new(shared[item.matrix], matrix.rows());
             item.products(member.isa(), matrix, input, &mut scratch, |group, tokens, results| {
-                let lanes = GROUP.min(matrix.rows() - group * GROUP);
-                for (row, sixteen) in tokens.zip(results) {
-                    let at = row * matrix.rows() + group * GROUP;
-                    // SAFETY: no other item has this group and these tokens.
-                    unsafe { shared[item.matrix].get_mut(at..at + lanes) }.copy_from_slice(&sixteen[..lanes]);
-                }
+                // SAFETY: no other item has this group and these tokens.
+                unsafe { out.set(member.isa(), group, tokens.start, results, None) };
             });
         });
     });

@@ -26,7 +26,7 @@ const VECTORS: usize = 8;
 
 /// What a thread keeps between groups: the unpacked tiles of the current ones.
 #[derive(Default)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     avx2: Vec<avx2::Tile>,
     avx512: Vec<avx512::Tile>,
 }

@@ -16,7 +16,7 @@ mod tile;
 
 use super::format::Format;
 use super::{VECTORS, four, halves};
-use crate::activations::Quad;
+use crate::activations::{QUAD, Quad};
 use crate::isa::Vnni;
 use crate::layout::{Quants, Scales};
 use std::arch::x86_64::*;
@@ -37,7 +37,6 @@ pub(super) fn zero() -> Sums {
 /// The exact integer part of each token, offsets and sub-scales included; below 2^24, so exact as a float too.
 #[inline(always)]
 pub(super) fn integers<F: Format, const N: usize>(proof: Vnni, tile: &Tile, quads: [&Quad; 2]) -> [__m512; N] {
-    let offset = if F::QUANTS == Quants::S8 { 128 } else { F::OFFSET };
     let mut out = has!([_mm512_setzero_ps(); N]);
     if F::SCALES == Scales::SuperHalves {
         // Vectors 0..4 are the first half of the columns, 4..8 the second, each with its own sub-scale.
@@ -46,44 +45,61 @@ pub(super) fn integers<F: Format, const N: usize>(proof: Vnni, tile: &Tile, quad
             pairs
         ))));
         let high = has!(_mm512_cvtepi32_ps(_mm512_srai_epi32::<16>(pairs)));
-        let offset = i32::from(-offset);
-        let first = dots::<N>(proof, tile, quads, 0..4, offset & 0xffff);
-        let second = dots::<N>(proof, tile, quads, 4..8, offset << 16);
+        let offset = i32::from(-F::OFFSET);
+        let first = dots::<N>(proof, tile, quads, 0..4, from_halves(proof, quads, offset & 0xffff));
+        let second = dots::<N>(proof, tile, quads, 4..8, from_halves(proof, quads, offset << 16));
         for n in 0..N {
             let (first, second) = has!((_mm512_cvtepi32_ps(first[n]), _mm512_cvtepi32_ps(second[n])));
             out[n] = has!(_mm512_fmadd_ps(first, low, _mm512_mul_ps(second, high)));
         }
         return out;
     }
-    let both = i32::from(-offset) & 0xffff;
-    let sums = dots::<N>(proof, tile, quads, 0..VECTORS, both << 16 | both);
+    let sums = match (F::QUANTS, F::OFFSET) {
+        (Quants::S8, _) => dots::<N>(proof, tile, quads, 0..VECTORS, from_sums::<N, 4>(proof, quads)),
+        (_, 16) => dots::<N>(proof, tile, quads, 0..VECTORS, from_sums::<N, 1>(proof, quads)),
+        (_, 8) => dots::<N>(proof, tile, quads, 0..VECTORS, from_sums::<N, 0>(proof, quads)),
+        _ => dots::<N>(proof, tile, quads, 0..VECTORS, has!([_mm512_setzero_si512(); N])),
+    };
     for n in 0..N {
         out[n] = has!(_mm512_cvtepi32_ps(sums[n]));
     }
     out
 }
 
-/// The products of some vectors with each token, and of `offsets`, a pair of i16, with the sums of the token's halves.
-/// The tokens take turns: a sum waits for the one before it longer than an instruction takes, and the processor does
-/// not look far enough ahead to find that much other work by itself.
+/// What quants that are `8 << SHIFT` too large bring too much, as the first addend. A load: the units that multiply are
+/// what the sums wait for.
+#[inline(always)]
+fn from_sums<const N: usize, const SHIFT: u32>(_proof: Vnni, quads: [&Quad; 2]) -> [__m512i; N] {
+    let mut sums = has!([_mm512_setzero_si512(); N]);
+    for n in 0..N {
+        let surplus = has!(_mm512_set1_epi32(quads[n / QUAD].surplus[n % QUAD]));
+        sums[n] = has!(_mm512_slli_epi32::<SHIFT>(surplus));
+    }
+    sums
+}
+
+/// As `from_sums`, for one half of the columns, or both: `offsets` is a pair of i16.
+#[inline(always)]
+fn from_halves<const N: usize>(_proof: Vnni, quads: [&Quad; 2], offsets: i32) -> [__m512i; N] {
+    let mut sums = has!([_mm512_setzero_si512(); N]);
+    for n in 0..N {
+        let halves = has!(_mm512_set1_epi32(halves(quads, n)));
+        sums[n] = has!(_mm512_dpwssd_epi32(sums[n], halves, _mm512_set1_epi32(offsets)));
+    }
+    sums
+}
+
+/// `sums` and the products of some vectors with each token. The tokens take turns: a sum waits for the one before it
+/// longer than an instruction takes, and the processor does not look far enough ahead to find that much other work by
+/// itself.
 #[inline(always)]
 fn dots<const N: usize>(
     _proof: Vnni,
     tile: &Tile,
     quads: [&Quad; 2],
     vectors: std::ops::Range<usize>,
-    offsets: i32,
+    mut sums: [__m512i; N],
 ) -> [__m512i; N] {
-    let mut sums = has!([_mm512_setzero_si512(); N]);
-    if offsets != 0 {
-        for n in 0..N {
-            sums[n] = has!(_mm512_dpwssd_epi32(
-                sums[n],
-                _mm512_set1_epi32(halves(quads, n)),
-                _mm512_set1_epi32(offsets)
-            ));
-        }
-    }
     for j in vectors {
         for n in 0..N {
             let four = has!(_mm512_set1_epi32(four(quads, n, j)));
