@@ -92,7 +92,8 @@ impl Scratch {
     }
 }
 
-/// Attention of `rows`, whose queries are in `scratch` since `begin`, over one KV head; leaves the outputs there.
+/// Attention of `rows`, whose queries are in `scratch` since `begin`, over one KV head; leaves the outputs there. `next`
+/// are the head and the rows that will probably follow, whose keys and values are asked for.
 ///
 /// # Safety
 /// Nobody writes to this head in the blocks of the sequence meanwhile.
@@ -105,6 +106,7 @@ pub(crate) unsafe fn attend(
     layer: usize,
     head: usize,
     rows: Rows<'_>,
+    next: Option<(usize, Rows<'_>)>,
     scratch: &mut Scratch,
 ) {
     let shape = cache.shape();
@@ -121,8 +123,24 @@ pub(crate) unsafe fn attend(
         "attention: queries of other rows"
     );
     match cache {
-        SharedKv::F16(view) => attend_halves(isa, &Keys::new(view, layer, head, &rows), &rows, scratch),
-        SharedKv::Q8(view) => attend_bytes(isa, &Keys::new(view, layer, head, &rows), &rows, scratch),
+        SharedKv::F16(view) => {
+            let keys = |(head, rows)| Keys {
+                view,
+                layer,
+                head,
+                rows,
+            };
+            attend_halves(isa, &keys((head, rows)), next.map(keys).as_ref(), scratch);
+        }
+        SharedKv::Q8(view) => {
+            let keys = |(head, rows)| Keys {
+                view,
+                layer,
+                head,
+                rows,
+            };
+            attend_bytes(isa, &keys((head, rows)), next.map(keys).as_ref(), scratch);
+        }
     }
 }
 
@@ -131,28 +149,46 @@ struct Keys<'a, E> {
     view: View<'a, E>,
     layer: usize,
     head: usize,
-    blocks: &'a [u32],
+    rows: Rows<'a>,
 }
 
-impl<'a, E: Element> Keys<'a, E> {
-    fn new(view: View<'a, E>, layer: usize, head: usize, rows: &Rows<'a>) -> Self {
-        Keys {
-            view,
-            layer,
-            head,
-            blocks: rows.blocks,
-        }
+impl<E: Element> Keys<'_, E> {
+    /// The positions that a row sees; both ends rise from row to row.
+    #[inline(always)]
+    fn seen(&self, row: usize) -> Range<usize> {
+        let end = self.rows.position + row + 1;
+        end.saturating_sub(self.rows.window)..end
     }
 
-    /// Where the eights begin that hold `tokens` of the split that begins at position `first`; `None` for the others.
+    /// The first positions of the splits in which a row sees something.
     #[inline(always)]
-    fn eights(&self, first: usize, tokens: &Range<usize>) -> [Option<Eight>; EIGHTS] {
-        let block_tokens = self.view.block_tokens();
+    fn splits(&self) -> impl Iterator<Item = usize> + use<E> {
+        let (first, last) = (self.seen(0), self.seen(self.rows.count - 1));
+        (first.start / SPLIT * SPLIT..last.end).step_by(SPLIT)
+    }
+
+    /// The part of `seen` that is in the split which begins at `first`, counted from there.
+    #[inline(always)]
+    fn seen_of(&self, row: usize, first: usize) -> Range<usize> {
+        let Range { start, end } = self.seen(row);
+        start.saturating_sub(first)..end.saturating_sub(first).min(SPLIT)
+    }
+
+    /// The tokens of a split that any row sees, counted from its first position.
+    #[inline(always)]
+    fn tokens(&self, first: usize) -> Range<usize> {
+        self.seen_of(0, first).start..self.seen_of(self.rows.count - 1, first).end
+    }
+
+    /// Where the eights begin that hold the `tokens` of a split; `None` for the others.
+    #[inline(always)]
+    fn eights(&self, first: usize) -> [Option<Eight>; EIGHTS] {
+        let (block_tokens, tokens) = (self.view.block_tokens(), self.tokens(first));
         std::array::from_fn(|index| {
             let is_seen = index * EIGHT < tokens.end && (index + 1) * EIGHT > tokens.start;
             is_seen.then(|| {
                 let position = first + index * EIGHT;
-                let block = self.blocks[position / block_tokens];
+                let block = self.rows.blocks[position / block_tokens];
                 self.view.eight(self.layer, block, self.head, position % block_tokens)
             })
         })
@@ -179,20 +215,20 @@ impl<'a, E: Element> Keys<'a, E> {
 }
 
 lanes_fn! {
-    fn attend_halves(l, keys: &Keys<'_, u16>, rows: &Rows<'_>, scratch: &mut Scratch) {
-        attend_on(l, keys, rows.position, rows.window, scratch);
+    fn attend_halves(l, keys: &Keys<'_, u16>, next: Option<&Keys<'_, u16>>, scratch: &mut Scratch) {
+        attend_on(l, keys, next, scratch);
     }
 }
 
 lanes_fn! {
-    fn attend_bytes(l, keys: &Keys<'_, i8>, rows: &Rows<'_>, scratch: &mut Scratch) {
-        attend_on(l, keys, rows.position, rows.window, scratch);
+    fn attend_bytes(l, keys: &Keys<'_, i8>, next: Option<&Keys<'_, i8>>, scratch: &mut Scratch) {
+        attend_on(l, keys, next, scratch);
     }
 }
 
-/// Attention of all vectors of `scratch`, the first row at `position`.
+/// Attention of all vectors of `scratch`.
 #[inline(always)]
-fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, window: usize, scratch: &mut Scratch) {
+fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, next: Option<&Keys<'_, E>>, scratch: &mut Scratch) {
     let (vectors, ratio, dim) = (scratch.rows * scratch.ratio, scratch.ratio, scratch.dim);
     for (vector, query) in scratch.queries.chunks_exact(dim).enumerate() {
         let eights = scratch.turned.chunks_exact_mut(LANES * vectors);
@@ -202,24 +238,25 @@ fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, wi
             }
         }
     }
-    // The first position that a vector sees, and one past the last; rows rise in position, so both do.
-    let start = |vector: usize| (position + vector / ratio + 1).saturating_sub(window);
-    let end = |vector: usize| position + vector / ratio + 1;
-    for first in (start(0) / SPLIT * SPLIT..end(vectors - 1)).step_by(SPLIT) {
-        // The tokens of this split that a vector sees; of some splits none.
-        let seen = |vector: usize| start(vector).saturating_sub(first)..end(vector).saturating_sub(first).min(SPLIT);
-        let tokens = seen(0).start..seen(vectors - 1).end;
-        let eights = keys.eights(first, &tokens);
-        score(l, keys, &eights, scratch);
+    let mut splits = keys.splits().peekable();
+    let mut after = None;
+    while let Some(first) = splits.next() {
+        let tokens = keys.tokens(first);
+        let eights = after.unwrap_or_else(|| keys.eights(first));
+        after = match splits.peek() {
+            Some(&first) => Some(keys.eights(first)),
+            None => next.and_then(|next| next.splits().next().map(|first| next.eights(first))),
+        };
+        score(l, keys, &eights, after.as_ref(), scratch);
         for vector in 0..vectors {
             let scores = &mut scratch.scores[vector * SPLIT..][..SPLIT];
-            let (max, sum) = exponentials(l, scores, seen(vector), &tokens);
+            let (max, sum) = exponentials(l, scores, keys.seen_of(vector / ratio, first), &tokens);
             (scratch.split_max[vector], scratch.split_sum[vector]) = (max, sum);
         }
         weigh(l, keys, &eights, &tokens, scratch);
         for vector in 0..vectors {
-            if !seen(vector).is_empty() {
-                merge(l, scratch, vector, start(vector) >= first);
+            if !keys.seen_of(vector / ratio, first).is_empty() {
+                merge(l, scratch, vector, keys.seen(vector / ratio).start >= first);
             }
         }
     }
@@ -231,23 +268,36 @@ fn attend_on<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, position: usize, wi
     }
 }
 
-/// Scores of all vectors against the keys of `eights`.
+/// Scores of all vectors against the keys of `eights`. Asks for what comes soon, of `after` too: blocks lie anywhere, so
+/// the processor cannot guess the next one.
 #[inline(always)]
-fn score<L: Lanes, E: Element>(l: L, keys: &Keys<'_, E>, eights: &[Option<Eight>; EIGHTS], scratch: &mut Scratch) {
+fn score<L: Lanes, E: Element>(
+    l: L,
+    keys: &Keys<'_, E>,
+    eights: &[Option<Eight>; EIGHTS],
+    after: Option<&[Option<Eight>; EIGHTS]>,
+    scratch: &mut Scratch,
+) {
     let vectors = scratch.rows * scratch.ratio;
-    // Blocks lie anywhere, so the processor cannot guess the next one.
-    let fetch = |eight: Option<&Option<Eight>>| {
-        if let Some(&Some(eight)) = eight {
+    let fetch = |eight: Option<Eight>| {
+        if let Some(eight) = eight {
             l.prefetch(keys.keys(eight).as_flattened());
             l.prefetch(keys.values(eight));
         }
     };
     let begin = eights.iter().position(Option::is_some).unwrap_or(EIGHTS);
-    (begin..begin + AHEAD).for_each(|index| fetch(eights.get(index)));
+    let end = eights.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    let begin_after = after
+        .and_then(|after| after.iter().position(Option::is_some))
+        .unwrap_or(0);
+    let ahead = |index: usize| match index < end {
+        true => eights[index],
+        false => after.and_then(|after| *after.get(begin_after + index - end)?),
+    };
     let (most, together) = (if L::REGISTERS >= 32 { 8 } else { 4 }, L::WIDE / EIGHT);
     for index in (begin..EIGHTS).step_by(together) {
         let Some(first) = eights[index] else { break };
-        (index..index + together).for_each(|index| fetch(eights.get(index + AHEAD)));
+        (index..(index + together).min(end)).for_each(|index| fetch(ahead(index + AHEAD)));
         let pair = (first, eights.get(index + 1).copied().flatten());
         let mut vector = 0;
         while vector < vectors {

@@ -144,6 +144,8 @@ pub(crate) fn advise(_: NonNull<u8>, _: usize, _: bool) {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::sample::resident;
 
     #[test]
     fn a_buffer_starts_zeroed_and_aligned_and_can_be_written() {
@@ -172,11 +174,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn memory_that_is_not_written_is_not_backed() {
-        // Resident pages of the process, the second number of statm; other tests need far less than this buffer.
-        let resident = || -> usize {
-            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-            statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-        };
+        // Other tests need far less than this buffer.
         let before = resident();
         let mut buffer = Buffer::<u8>::zeroed(1 << 30).unwrap();
         buffer[1 << 29] = 1;

@@ -360,7 +360,8 @@ impl<'a, E: Element> View<'a, E> {
         } = self.shape;
         assert!(layer < layers, "kv: layer {layer} of {layers}");
         assert!((block as usize) < self.blocks, "kv: block {block} of {}", self.blocks);
-        ((layer * self.blocks + block as usize) * kv_heads + head) * block_tokens * head_dim
+        // The layers of a block lie together: the first tokens are backed by a few huge pages, not by one for each layer.
+        ((block as usize * layers + layer) * kv_heads + head) * block_tokens * head_dim
     }
 
     /// Where dimension `i` of slot `slot` is among the keys of a head that begin at `start`.
@@ -497,6 +498,24 @@ mod tests {
         };
         assert_eq!(plane.key_scales.iter().filter(|&&scale| scale != 0.0).count(), 4);
         assert_eq!(plane.value_scales.iter().filter(|&&scale| scale != 0.0).count(), 4);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_block_backs_its_own_memory_and_not_a_page_in_each_layer() {
+        let shape = KvShape {
+            layers: 64,
+            kv_heads: 8,
+            ..shape(KvType::F16, 128)
+        };
+        let mut cache = KvCache::new(shape, 512).unwrap();
+        let (values, before) = (vec![1.0; 8 * 128], crate::sample::resident());
+        for layer in 0..shape.layers {
+            cache.write(layer, 0, 0, &values, &values);
+        }
+        let grown = crate::sample::resident().saturating_sub(before);
+        // 4 MB of pages of 2 MB; one a layer and plane would be 256 MB. Other tests run meanwhile.
+        assert!(grown < 128 << 20, "{grown}");
     }
 
     #[test]

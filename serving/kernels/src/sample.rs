@@ -74,3 +74,10 @@ pub(crate) fn scale_places(ty: TensorType) -> &'static [usize] {
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
+
+/// Resident bytes of the process: the second number of statm, in pages.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}

@@ -188,7 +188,8 @@ impl Attention {
         pool.run(&mut self.stages, |member| {
             let mut scratch = attention::Scratch::default();
             for layer in 0..layers {
-                member.stage(blocks.len() * runs * kv_heads, |index| {
+                let count = blocks.len() * runs * kv_heads;
+                let item = |index: usize| {
                     let (run, head) = (index / kv_heads, index % kv_heads);
                     let skip = run % runs * together;
                     let rows = Rows {
@@ -197,9 +198,14 @@ impl Attention {
                         window: usize::MAX,
                         count: together.min(rows - skip),
                     };
+                    (head, rows)
+                };
+                member.stage(count, |index| {
+                    let (head, rows) = item(index);
+                    let next = (index + 1 < count).then(|| item(index + 1));
                     scratch.begin(rows.count, ratio, head_dim).fill(0.1);
                     // SAFETY: nobody writes to the cache.
-                    unsafe { attend(member.isa(), cache, layer, head, rows, &mut scratch) };
+                    unsafe { attend(member.isa(), cache, layer, head, rows, next, &mut scratch) };
                 });
             }
         });

@@ -109,7 +109,7 @@ impl Sequence {
                     count,
                 };
                 // SAFETY: one thread.
-                unsafe { attend(isa, cache.shared(), 1, head, run, &mut scratch) };
+                unsafe { attend(isa, cache.shared(), 1, head, run, Some((head, run)), &mut scratch) };
                 for row in 0..count {
                     out[(position - rows.start + row) * width + head * span..][..span]
                         .copy_from_slice(scratch.result(row));

@@ -204,6 +204,10 @@ impl<'a> Pass<'a> {
             let results = &mut own.results;
             results.resize(rows.count * (last_head - first_head) * span, 0.0);
             for head in first_head..last_head {
+                let next = match head + 1 < kv_heads {
+                    true => Some((head + 1, rows)),
+                    false => (run + 1 < runs.count).then(|| (0, runs.get(self.batch, run + 1).1)),
+                };
                 if self.is_decoding {
                     // SAFETY: k and v are not written in this stage; the slot belongs to this row and head.
                     unsafe { self.store_head(member.isa(), layer, first, head, &mut own.row) };
@@ -219,7 +223,7 @@ impl<'a> Pass<'a> {
                     query.iter_mut().for_each(|x| *x *= scale);
                 }
                 // SAFETY: of this head, the blocks of the sequence are written by this item alone, or in the stage before.
-                unsafe { attend(member.isa(), self.cache, layer, head, rows, &mut own.attention) };
+                unsafe { attend(member.isa(), self.cache, layer, head, rows, next, &mut own.attention) };
                 let width = (last_head - first_head) * span;
                 for row in 0..rows.count {
                     results[row * width + (head - first_head) * span..][..span]
