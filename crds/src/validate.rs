@@ -15,8 +15,6 @@ pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
 const DEADLINE_RANGE: std::ops::RangeInclusive<u64> = 10..=7 * 24 * 3600;
 /// No answer should stand still for longer; `40m` where `40ms` was meant is refused.
 const LONGEST_STEP_TIME: Duration = Duration::from_secs(60);
-/// Nobody waits longer for a first token; who never wants reading to go first has room enough.
-const LONGEST_FIRST_TOKEN_TIME: Duration = Duration::from_secs(3600);
 
 /// Every problem of a spec beyond what the schema refuses; empty when there is none.
 pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
@@ -27,13 +25,8 @@ pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
     if let Err(message) = progress_deadline(spec) {
         problems.push(format!("spec.rollout.progressDeadline: {message}"));
     }
-    for (field, time) in [
-        ("spec.engine.stepTime", step_time(spec)),
-        ("spec.engine.firstTokenTime", first_token_time(spec)),
-    ] {
-        if let Err(message) = time {
-            problems.push(format!("{field}: {message}"));
-        }
+    if let Err(message) = step_time(spec) {
+        problems.push(format!("spec.engine.stepTime: {message}"));
     }
     if let Some(resources) = &spec.resources {
         positive(&mut problems, "spec.resources.cpu", resources.cpu.as_ref());
@@ -98,18 +91,6 @@ pub fn progress_deadline(spec: &ModelDeploymentSpec) -> Result<Duration, String>
 pub fn step_time(spec: &ModelDeploymentSpec) -> Result<Option<Duration>, String> {
     let text = spec.engine.as_ref().and_then(|engine| engine.step_time.as_deref());
     text.map(|text| engine_time(text, LONGEST_STEP_TIME)).transpose()
-}
-
-/// How long prompts should wait for their first token; nothing leaves it to the engine.
-///
-/// # Errors
-/// A sentence, when the text is no duration or too long a one.
-pub fn first_token_time(spec: &ModelDeploymentSpec) -> Result<Option<Duration>, String> {
-    let text = spec
-        .engine
-        .as_ref()
-        .and_then(|engine| engine.first_token_time.as_deref());
-    text.map(|text| engine_time(text, LONGEST_FIRST_TOKEN_TIME)).transpose()
 }
 
 fn engine_time(text: &str, longest: Duration) -> Result<Duration, String> {
@@ -210,31 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn times_of_the_engine_are_read_and_bounded() {
-        for field in ["stepTime", "firstTokenTime"] {
-            for text in ["0s", "40ms", "1m"] {
-                let spec = spec(json!({"engine": {field: text}}));
-                assert_eq!(problems(&spec), Vec::<String>::new(), "{field} {text}");
-            }
-            let problems = problems(&spec(json!({"engine": {field: "40"}})));
-            assert_eq!(problems.len(), 1, "{problems:?}");
-            assert!(problems[0].contains("not a duration such as 40ms"), "{problems:?}");
+    fn the_time_of_a_step_is_read_and_bounded() {
+        for text in ["0s", "40ms", "1m"] {
+            let spec = spec(json!({"engine": {"stepTime": text}}));
+            assert_eq!(problems(&spec), Vec::<String>::new(), "{text}");
         }
-        for (field, text) in [
-            ("stepTime", "40m"),
-            ("stepTime", "1m1ms"),
-            ("firstTokenTime", "500m"),
-            ("firstTokenTime", "1h1ms"),
+        for (text, problem) in [
+            ("40", "not a duration such as 40ms"),
+            ("40m", "is more than"),
+            ("1m1ms", "is more than"),
         ] {
-            let problems = problems(&spec(json!({"engine": {field: text}})));
-            assert_eq!(problems.len(), 1, "{field} {text}");
-            assert!(problems[0].contains("is more than"), "{problems:?}");
+            let problems = problems(&spec(json!({"engine": {"stepTime": text}})));
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].contains(problem), "{problems:?}");
         }
-        let both = spec(json!({"engine": {"stepTime": "40ms", "firstTokenTime": "1h"}}));
-        assert_eq!(step_time(&both), Ok(Some(Duration::from_millis(40))));
-        assert_eq!(first_token_time(&both), Ok(Some(Duration::from_secs(3600))));
+        let asked = spec(json!({"engine": {"stepTime": "40ms"}}));
+        assert_eq!(step_time(&asked), Ok(Some(Duration::from_millis(40))));
         assert_eq!(step_time(&spec(json!({"engine": {}}))), Ok(None));
-        assert_eq!(first_token_time(&spec(json!({}))), Ok(None));
     }
 
     #[test]
@@ -256,10 +229,6 @@ mod tests {
                 "spec.engine.custom.env:",
             ),
             (json!({"engine": {"stepTime": "40m"}}), "spec.engine.stepTime:"),
-            (
-                json!({"engine": {"firstTokenTime": "soon"}}),
-                "spec.engine.firstTokenTime:",
-            ),
             (json!({"podLabels": {"a b": "c"}}), "spec.podLabels:"),
             (json!({"podAnnotations": {"/x": "c"}}), "spec.podAnnotations:"),
             (

@@ -15,8 +15,8 @@ use crate::quantity::Amount;
 #[x_kube(
     validation = Rule::new("(has(self.runtime) && self.runtime == 'Custom') == has(self.custom)")
         .message("custom goes with runtime: Custom; set both or neither"),
-    validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens) || has(self.stepTime) || has(self.firstTokenTime) || has(self.speculativeTokens) || has(self.kvCache))")
-        .message("contextLength, maxSequences, maxBatchTokens, stepTime, firstTokenTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args")
+    validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens) || has(self.stepTime) || has(self.speculativeTokens) || has(self.kvCache))")
+        .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args")
 )]
 pub struct Engine {
     /// The program. Without it: Windlass.
@@ -44,21 +44,13 @@ pub struct Engine {
     pub max_batch_tokens: Option<i64>,
 
     /// How long a step of the engine should take while answers are being written: prompts are read in parts that fit
-    /// into it, so that running answers keep flowing. `0s` is without limit; at most `1m`. A duration such as `40ms` or
-    /// `1s500ms`. Without it: 20ms.
+    /// into it, so that running answers keep flowing. If the answers alone take more than a third of it, three times what
+    /// they take. `0s` is without limit; at most `1m`. A duration such as `40ms` or `1s500ms`. Without it: 20ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$')")
         .message("stepTime must be a duration of minutes, seconds and milliseconds, for example 40ms or 1s500ms"))]
     pub step_time: Option<String>,
-
-    /// How long prompts should wait for their first token: with more to read than can be read in this time, reading goes
-    /// before stepTime. At most `1h`. A duration such as `500ms` or `1m30s`. Without it: 500ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 16))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$')")
-        .message("firstTokenTime must be a duration of minutes, seconds and milliseconds, for example 500ms or 1m30s"))]
-    pub first_token_time: Option<String>,
 
     /// Tokens guessed for an answer at most in one step, from what it repeats of the prompt or of itself, while few answers
     /// are being written. The engine checks each guess: answers do not change, they come faster where much is repeated

@@ -66,7 +66,6 @@ pub enum Engine {
         max_sequences: Option<i32>,
         max_batch_tokens: Option<i64>,
         step_time: Option<Duration>,
-        first_token_time: Option<Duration>,
         speculative_tokens: Option<i32>,
         kv_cache_type: Option<KvCacheType>,
     },
@@ -137,14 +136,9 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
     problems.extend(validate::problems(&object.spec));
     let source = Source::parse(&object.spec.model.source);
     let deadline = validate::progress_deadline(&object.spec);
-    let times = (
-        validate::step_time(&object.spec),
-        validate::first_token_time(&object.spec),
-    );
+    let step_time = validate::step_time(&object.spec);
     let owner = object.controller_owner_ref(&());
-    let (Ok(source), Ok(progress_deadline), (Ok(step_time), Ok(first_token_time)), Some(owner)) =
-        (source, deadline, times, owner)
-    else {
+    let (Ok(source), Ok(progress_deadline), Ok(step_time), Some(owner)) = (source, deadline, step_time, owner) else {
         if problems.is_empty() {
             problems.push("metadata: the object has neither name nor uid".to_owned());
         }
@@ -183,7 +177,6 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
                 max_sequences: engine.max_sequences,
                 max_batch_tokens: engine.max_batch_tokens,
                 step_time,
-                first_token_time,
                 speculative_tokens: engine.speculative_tokens,
                 kv_cache_type: engine.kv_cache.and_then(|cache| cache.dtype),
             },

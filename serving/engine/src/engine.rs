@@ -238,7 +238,7 @@ impl Engine {
     }
 
     /// How long the last step took, by the caller's clock: with it the engine predicts how much of a prompt fits into
-    /// a step (see [`EngineOptions::pacing`]). Without it steps are as large as `max_batch_tokens` allows.
+    /// a step (see [`EngineOptions::step_time`]). Without it steps are as large as `max_batch_tokens` allows.
     pub fn learn(&mut self, took: Duration) {
         if self.load.tokens > 0 {
             self.pace.learn(self.load, took);

@@ -238,9 +238,10 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Tokens computed in one step at most (prefill chunk + decodes).
     pub max_batch_tokens: usize,
-    /// How prompts share the steps with answers that are being written (see [`crate::Engine::learn`]); `None`: they
-    /// take what `max_batch_tokens` leaves.
-    pub pacing: Option<Pacing>,
+    /// How long a step should take in which prompts are read beside answers, so that those keep flowing: prompts are read
+    /// in chunks that fit into it (see [`crate::Engine::learn`]). If the answers alone take more than a third of it, three
+    /// times what they take. `None`: prompts take what `max_batch_tokens` leaves.
+    pub step_time: Option<Duration>,
     /// Bytes that weights, cache and buffers may take together (the caller reads the cgroup); `None`: no limit known.
     pub memory_limit: Option<u64>,
     /// Tokens in a KV block.
@@ -254,7 +255,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     /// One sequence on one thread, in whatever memory there is, with nothing traded for speed: f16 keys and values, no
-    /// guesses, no pacing. Blocks and batches have the server's sizes, which change no token. Who serves decides
+    /// guesses, no step time. Blocks and batches have the server's sizes, which change no token. Who serves decides
     /// threads, sequences and the memory limit: they are the machine's and the callers', which the engine cannot see.
     fn default() -> Self {
         Self {
@@ -262,23 +263,13 @@ impl Default for EngineOptions {
             context_length: None,
             max_sequences: 1,
             max_batch_tokens: 512,
-            pacing: None,
+            step_time: None,
             memory_limit: None,
             block_tokens: 16,
             kv_type: KvType::F16,
             speculate: 0,
         }
     }
-}
-
-/// What steps in which prompts are read beside answers being written should achieve.
-#[derive(Debug, Clone, Copy)]
-pub struct Pacing {
-    /// How long such a step should take, so that answers keep flowing: prompts are read in chunks that fit into it. If
-    /// the answers alone take more than half of it, twice what they take.
-    pub step_time: Duration,
-    /// How long prompts should wait for their first token: steps grow when there is too much to read in that time.
-    pub first_token_time: Duration,
 }
 
 /// Counters and gauges, read after a step.

@@ -7,11 +7,12 @@
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::kv::pool::BlockPool;
 use crate::kv::prefix::PrefixHash;
 use crate::pace::{Load, Pace};
-use crate::request::{Pacing, Request, RequestId};
+use crate::request::{Request, RequestId};
 use crate::sequence::Sequence;
 
 /// The sizes that do not change while the engine lives.
@@ -25,8 +26,8 @@ pub struct Limits {
     pub batch_tokens: usize,
     /// Tokens of a block.
     pub block_tokens: usize,
-    /// How prompts share the steps with answers.
-    pub pacing: Option<Pacing>,
+    /// How long a step should take in which prompts are read beside answers.
+    pub step_time: Option<Duration>,
     /// Tokens that are guessed for an answer at most, where few run.
     pub speculate: usize,
 }
@@ -37,6 +38,10 @@ const CHEAP_ROWS: usize = 8;
 /// Outputs of a step beside one for each sequence, for guesses and for prompts of which all logits are wanted. Logits
 /// take memory, a megabyte for a large vocabulary, and 16 rows together already keep the arithmetic busy.
 const SPARE_OUTPUTS: usize = 15;
+
+/// A step in which prompts are read may take this many times what its answers take. With twice, reading is what holds
+/// up all others: where clients ask again as soon as they have their answer, half of them wait to be read.
+const PROMPTS_BESIDE: f64 = 3.0;
 
 impl Limits {
     /// Rows of a step that may give a token or logits.
@@ -215,8 +220,8 @@ impl Scheduler {
         let load = answers
             .map(|sequence| Load::of(sequence.computed, 1 + sequence.guess.len()))
             .fold(Load::default(), Load::and);
-        let seconds = match self.limits.pacing {
-            Some(pacing) if load.tokens > 0 => self.step_seconds(pace, pacing, pace.seconds(load)),
+        let seconds = match self.limits.step_time {
+            Some(time) if load.tokens > 0 => time.as_secs_f64().max(PROMPTS_BESIDE * pace.seconds(load)),
             _ => f64::INFINITY,
         };
         Budget {
@@ -226,25 +231,6 @@ impl Scheduler {
             seconds,
             load,
         }
-    }
-
-    /// How long a step may take of which answers take `writing` seconds. Reading gets what they leave, and at least as
-    /// much as they take: prompts must end, too.
-    fn step_seconds(&self, pace: &Pace, pacing: Pacing, writing: f64) -> f64 {
-        let usual = pacing.step_time.as_secs_f64().max(2.0 * writing);
-        let free = self.limits.sequences - self.running.len();
-        let prompts = self.running.iter().chain(self.waiting.iter().take(free));
-        let unread = prompts
-            .filter(|sequence| !sequence.is_writing())
-            .map(|sequence| Load::of(sequence.computed, sequence.need()))
-            .fold(Load::default(), Load::and);
-        let (reading, patience) = (pace.seconds(unread), pacing.first_token_time.as_secs_f64());
-        if reading >= patience {
-            return f64::INFINITY;
-        }
-        // Read within the patience, whose rest is enough for so many steps; each reads its share.
-        let steps = (patience - reading) / writing;
-        usual.max(writing + reading / steps)
     }
 
     /// One part for each running sequence; true if one lost its blocks.

@@ -63,15 +63,10 @@ pub struct Args {
     pub max_batch_tokens: u32,
 
     /// How long a step should take while answers are being written: prompts are read in parts that fit into it, so that
-    /// running answers keep flowing. If the answers alone take more than half of it, twice what they take; 0 is without
-    /// limit.
+    /// running answers keep flowing. If the answers alone take more than a third of it, three times what they take; 0 is
+    /// without limit.
     #[arg(long, env = "WINDLASS_STEP_TIME", value_name = "TIME", default_value = "20ms", value_parser = duration)]
     pub step_time: Duration,
-
-    /// How long prompts should wait for their first token: with more to read than can be read in this time, reading
-    /// goes before --step-time.
-    #[arg(long, env = "WINDLASS_FIRST_TOKEN_TIME", value_name = "TIME", default_value = "500ms", value_parser = duration)]
-    pub first_token_time: Duration,
 
     /// Sequences that may wait; beyond that a request is answered with 429.
     #[arg(long, env = "WINDLASS_QUEUE", value_name = "N", default_value_t = 256,

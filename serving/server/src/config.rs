@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use windlass_engine::embed::{Embedder, EmbedderOptions, Precision};
-use windlass_engine::request::{EngineOptions, KvType, Pacing};
+use windlass_engine::request::{EngineOptions, KvType};
 
 /// Tokens in a KV block: prefixes are shared in these units.
 const BLOCK_TOKENS: usize = 16;
@@ -50,10 +50,7 @@ impl Config {
                 context_length,
                 max_sequences: args.max_sequences as usize,
                 max_batch_tokens: args.max_batch_tokens as usize,
-                pacing: (!args.step_time.is_zero()).then_some(Pacing {
-                    step_time: args.step_time,
-                    first_token_time: args.first_token_time,
-                }),
+                step_time: (!args.step_time.is_zero()).then_some(args.step_time),
                 memory_limit,
                 block_tokens: BLOCK_TOKENS,
                 speculate: args.speculate.into(),

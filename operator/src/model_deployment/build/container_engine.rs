@@ -25,7 +25,6 @@ pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
             max_sequences,
             max_batch_tokens,
             step_time,
-            first_token_time,
             speculative_tokens,
             kv_cache_type,
         } => {
@@ -34,7 +33,6 @@ pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
                 ("max-sequences", max_sequences.map(|n| n.to_string())),
                 ("max-batch-tokens", max_batch_tokens.map(|n| n.to_string())),
                 ("step-time", step_time.map(millis)),
-                ("first-token-time", first_token_time.map(millis)),
                 ("speculate", speculative_tokens.map(|n| n.to_string())),
                 ("kv-cache-type", kv_cache_type.map(kv_cache_name)),
             ];

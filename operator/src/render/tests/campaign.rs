@@ -28,7 +28,7 @@ fn examples(path: &str) -> Option<[Value; 2]> {
         "model.source" => [json!("hf://a/b/c.gguf"), json!("hf://a/b/d.gguf")],
         "model.digest" => [digest("1"), digest("2")],
         "rollout.progressDeadline" => [json!("5m"), json!("6m")],
-        "engine.stepTime" | "engine.firstTokenTime" => [json!("40ms"), json!("1s40ms")],
+        "engine.stepTime" => [json!("40ms"), json!("1s40ms")],
         "engine.custom.probePath" => [json!("/one"), json!("/two")],
         "engine.custom.volumes[].mountPath" => [json!("/one"), json!("/two")],
         "resources.accelerator.resource" => [json!("a.b/one"), json!("a.b/two")],

@@ -36,7 +36,7 @@ pub fn decide(shape: &Shape, weights: u64, options: &EngineOptions) -> Result<Si
         sequences: options.max_sequences,
         batch_tokens: options.max_batch_tokens,
         block_tokens,
-        pacing: options.pacing,
+        step_time: options.step_time,
         speculate: options.speculate,
     };
     let buffers = shape.workspace_bytes(options.max_batch_tokens, limits.outputs());

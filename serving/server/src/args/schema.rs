@@ -43,9 +43,8 @@ fn the_flags_take_every_number_that_a_model_deployment_may_have() {
             assert!(is_taken(flag, &value.to_string()), "{field}: {value}");
         }
     }
-    // The longest times of `crds/src/validate.rs`, as the operator writes them.
+    // The longest time of `crds/src/validate.rs`, as the operator writes it.
     assert!(is_taken("--step-time", "60000ms"));
-    assert!(is_taken("--first-token-time", "3600000ms"));
     let guesses = fields["speculativeTokens"]["maximum"].as_u64().unwrap();
     assert!(
         !is_taken("--speculate", &(guesses + 1).to_string()),
@@ -70,7 +69,6 @@ fn the_schema_says_what_the_server_does_without_a_field() {
     let fields = engine_fields();
     for (schema, flag) in [
         (&fields["stepTime"], "--step-time"),
-        (&fields["firstTokenTime"], "--first-token-time"),
         (&fields["speculativeTokens"], "--speculate"),
         (&fields["kvCache"]["properties"]["dtype"], "--kv-cache-type"),
     ] {
@@ -100,6 +98,5 @@ fn the_server_takes_the_arguments_that_the_operator_gives_it() {
         (Some(8192), 8, 512)
     );
     assert_eq!(args.step_time, Duration::from_millis(1500));
-    assert_eq!(args.first_token_time, Duration::from_secs(60));
     assert_eq!((args.speculate, args.kv_cache_type), (3, KvCacheType::Q8));
 }
