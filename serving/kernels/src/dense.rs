@@ -84,13 +84,17 @@ impl<'a> Bytes<'a> {
         groups(self.steps * STEP)
     }
 
-    /// The weights of a group of inputs, and their sums.
-    fn group(&self, panel: usize, group: usize) -> (&'a [[i8; LANES * STEP]], &'a [f32; LANES]) {
-        let from = group * (GROUP / STEP);
-        let steps = (self.steps - from).min(GROUP / STEP);
-        let weights = &self.weights[panel * self.steps + from..][..steps];
-        (weights, &self.sums[panel * self.groups() + group])
+    /// The weights of a panel, and their sums for each group.
+    fn panel(&self, index: usize) -> (&'a [[i8; LANES * STEP]], &'a [[f32; LANES]]) {
+        let (weights, sums) = (&self.weights[index * self.steps..], &self.sums[index * self.groups()..]);
+        (&weights[..self.steps], &sums[..self.groups()])
     }
+}
+
+/// The steps of a group.
+fn steps_of(group: usize, steps: usize) -> Range<usize> {
+    let first = group * (GROUP / STEP);
+    first..(first + GROUP / STEP).min(steps)
 }
 
 /// Rows of f32 activations.
@@ -124,13 +128,12 @@ pub(crate) struct ByteRows<'a> {
 }
 
 impl<'a> ByteRows<'a> {
-    /// The fours of bytes of a group, its scale and its offset, in rows of `steps` fours.
-    #[inline(always)]
-    fn group(&self, row: usize, steps: usize, group: usize) -> (&'a [[u8; STEP]], f32, f32) {
-        let (from, at) = (group * GROUP, row * groups(steps * STEP) + group);
-        let bytes = (steps * STEP - from).min(GROUP);
-        let fours = self.bytes[row * padded(steps * STEP) + from..][..bytes].as_chunks().0;
-        (fours, self.scales[at], self.offsets[at])
+    /// The fours of bytes of a row, and the scale and the offset of each group; a row has `steps` fours.
+    fn row(&self, index: usize, steps: usize) -> (&'a [[u8; STEP]], &'a [f32], &'a [f32]) {
+        let (bytes, groups) = (padded(steps * STEP), groups(steps * STEP));
+        let fours = self.bytes[index * bytes..][..steps * STEP].as_chunks().0;
+        let part = index * groups..(index + 1) * groups;
+        (fours, &self.scales[part.clone()], &self.offsets[part])
     }
 }
 

@@ -4,7 +4,7 @@
     reason = "an index over a constant runs through several arrays and unrolls"
 )]
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, steps_of};
 use crate::lanes::x86::Avx2;
 use std::arch::x86_64::*;
 
@@ -87,14 +87,17 @@ fn float_tile<const M: usize>(panel: &[[f32; LANES]], rows: Rows<'_>, first: usi
 fn byte_tile<const M: usize>(panels: Bytes<'_>, rows: ByteRows<'_>, first: usize, p: usize, results: &mut [Outputs]) {
     let groups = panels.groups();
     let low = _mm256_set1_epi16(255);
+    let (weights, weight_sums) = panels.panel(p);
+    let mut values: [&[[u8; STEP]]; M] = [&[]; M];
+    let (mut row_scales, mut row_offsets) = ([&[0.0; 0][..]; M], [&[0.0; 0][..]; M]);
+    for m in 0..M {
+        (values[m], row_scales[m], row_offsets[m]) = rows.row(first + m, panels.steps);
+    }
+    assert!(values.iter().all(|row| row.len() == weights.len()));
     for group in 0..groups {
-        let (weights, weight_sums) = panels.group(p, group);
-        let mut values: [&[[u8; STEP]]; M] = [&[]; M];
-        for m in 0..M {
-            values[m] = &rows.group(first + m, panels.steps, group).0[..weights.len()];
-        }
         let mut sums = [[_mm256_setzero_si256(); 2]; M];
-        for (step, weights) in weights.iter().enumerate() {
+        for step in steps_of(group, panels.steps) {
+            let weights = &weights[step];
             let mut even = [_mm256_setzero_si256(); 2];
             let mut odd = [_mm256_setzero_si256(); 2];
             for half in 0..2 {
@@ -117,11 +120,11 @@ fn byte_tile<const M: usize>(panels: Bytes<'_>, rows: ByteRows<'_>, first: usize
             }
         }
         for m in 0..M {
-            let (_, scale, offset) = rows.group(first + m, panels.steps, group);
-            let (scale, offset) = (_mm256_set1_ps(scale), _mm256_set1_ps(offset));
+            let scale = _mm256_set1_ps(row_scales[m][group]);
+            let offset = _mm256_set1_ps(row_offsets[m][group]);
             for half in 0..2 {
                 let out = &mut results[m].as_chunks_mut::<8>().0[2 * p + half];
-                let sum = &weight_sums.as_chunks::<8>().0[half];
+                let sum = &weight_sums[group].as_chunks::<8>().0[half];
                 let scales = &panels.scales[p].as_chunks::<8>().0[half];
                 // SAFETY: `out`, the sums and the scales are eight floats each.
                 unsafe {

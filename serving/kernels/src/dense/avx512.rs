@@ -4,7 +4,7 @@
     reason = "an index over a constant runs through several arrays and unrolls"
 )]
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, TOGETHER};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, TOGETHER, padded, steps_of};
 use crate::isa::Vnni;
 use std::arch::x86_64::*;
 
@@ -128,29 +128,37 @@ fn byte_tile<const M: usize, const P: usize>(
     let Some(results) = results.first_chunk_mut::<M>() else {
         unreachable!("a tile of other rows")
     };
-    let mut values: [&[[u8; STEP]]; M] = [&[]; M];
-    let (mut scales, mut offsets) = ([0.0; M], [0.0; M]);
-    let (mut weights, mut totals): ([&[[i8; LANES * STEP]]; P], _) = ([&[]; P], [&[0.0; LANES]; P]);
+    let (steps, groups) = (panels.steps, panels.groups());
+    let stride = padded(steps * STEP);
+    // One slice for all rows: a pointer and a stride fit into registers where `M` pointers do not.
+    let values = &rows.bytes[first * stride..][..M * stride];
+    let scales = &rows.scales[first * groups..][..M * groups];
+    let offsets = &rows.offsets[first * groups..][..M * groups];
+    let mut weights: [&[[i8; LANES * STEP]]; P] = [&[]; P];
+    let mut totals: [&[[f32; LANES]]; P] = [&[]; P];
+    for p in 0..P {
+        (weights[p], totals[p]) = panels.panel(p);
+    }
+    assert!(weights.iter().all(|panel| panel.len() == steps) && totals.iter().all(|panel| panel.len() == groups));
     let mut after = [[_mm512_setzero_ps(); P]; M];
-    for group in 0..panels.groups() {
-        for m in 0..M {
-            (values[m], scales[m], offsets[m]) = rows.group(first + m, panels.steps, group);
-        }
-        for p in 0..P {
-            (weights[p], totals[p]) = panels.group(p, group);
-        }
-        let steps = weights[0].len();
-        assert!(weights.iter().all(|panel| panel.len() == steps) && values.iter().all(|row| row.len() == steps));
+    for group in 0..groups {
         let mut sums = [[_mm512_setzero_si512(); P]; M];
-        for step in 0..steps {
+        for step in steps_of(group, steps) {
             let mut w = [_mm512_setzero_si512(); P];
             for p in 0..P {
                 // SAFETY: each of the slices has `steps` elements.
                 w[p] = unsafe { _mm512_loadu_si512(weights[p].as_ptr().add(step).cast()) };
             }
             for m in 0..M {
-                // SAFETY: as above; the read needs no alignment.
-                let x = _mm512_set1_epi32(unsafe { values[m].as_ptr().add(step).cast::<i32>().read_unaligned() });
+                // SAFETY: a row has `steps` fours; the read needs no alignment.
+                let four = unsafe {
+                    values
+                        .as_ptr()
+                        .add(m * stride + step * STEP)
+                        .cast::<i32>()
+                        .read_unaligned()
+                };
+                let x = _mm512_set1_epi32(four);
                 for p in 0..P {
                     sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], x, w[p]);
                 }
@@ -158,11 +166,14 @@ fn byte_tile<const M: usize, const P: usize>(
         }
         let mut total = [_mm512_setzero_ps(); P];
         for p in 0..P {
-            // SAFETY: sixteen floats.
-            total[p] = unsafe { _mm512_loadu_ps(totals[p].as_ptr()) };
+            // SAFETY: each of the slices has `groups` elements, of sixteen floats.
+            total[p] = unsafe { _mm512_loadu_ps(totals[p].as_ptr().add(group).cast()) };
         }
         for m in 0..M {
-            let (scale, offset) = (_mm512_set1_ps(scales[m]), _mm512_set1_ps(offsets[m]));
+            let at = m * groups + group;
+            // SAFETY: a row has `groups` of them.
+            let (scale, offset) = unsafe { (*scales.as_ptr().add(at), *offsets.as_ptr().add(at)) };
+            let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
             for p in 0..P {
                 after[m][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[m][p]), after[m][p]);
                 after[m][p] = _mm512_fmadd_ps(offset, total[p], after[m][p]);

@@ -41,8 +41,9 @@ lanes_fn! {
         let mut wrong = l.splat_wide(0.0);
         let wide = values.chunks_exact(L::WIDE);
         let mut last = [values[0]; 2 * LANES];
-        last[..wide.remainder().len()].copy_from_slice(wide.remainder());
-        for v in wide.chain([&last[..]]) {
+        let rest = wide.remainder();
+        last[..rest.len()].copy_from_slice(rest);
+        for v in wide.chain((!rest.is_empty()).then_some(&last[..])) {
             let v = l.load_wide(v);
             largest = l.max_wide(v, largest);
             smallest = l.min_wide(v, smallest);
@@ -67,12 +68,11 @@ lanes_fn! {
         let (whole, rest) = values.as_chunks::<32>();
         let mut last = [middle; 32];
         last[..rest.len()].copy_from_slice(rest);
-        let mut signed = [0i8; 32];
-        for (values, bytes) in whole.iter().chain([&last]).zip(bytes.as_chunks_mut::<32>().0) {
+        let last = (!rest.is_empty()).then_some(&last);
+        for (values, bytes) in whole.iter().chain(last).zip(bytes.as_chunks_mut::<32>().0) {
+            let mut signed = [0i8; 32];
             l.quantize(values, middle, inverse, &mut signed);
-            for (byte, &signed) in bytes.iter_mut().zip(&signed) {
-                *byte = signed as u8 ^ 128;
-            }
+            *bytes = signed.map(|signed| signed as u8 ^ 128);
         }
         (scale, middle - 128.0 * scale)
     }

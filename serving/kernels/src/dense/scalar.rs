@@ -1,6 +1,6 @@
 //! The portable products, and the definition of what every other one computes.
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, steps_of};
 
 pub(super) fn floats(panels: Floats<'_>, rows: Rows<'_>, results: &mut [Outputs]) {
     for (row, result) in results[..rows.count].iter_mut().enumerate() {
@@ -17,20 +17,21 @@ pub(super) fn floats(panels: Floats<'_>, rows: Rows<'_>, results: &mut [Outputs]
 
 pub(super) fn bytes(panels: Bytes<'_>, rows: ByteRows<'_>, results: &mut [Outputs]) {
     for (row, result) in results[..rows.count].iter_mut().enumerate() {
+        let (fours, scales, offsets) = rows.row(row, panels.steps);
         for (panel, sums) in (0..panels.count()).zip(result.as_chunks_mut::<LANES>().0) {
+            let (weights, weight_sums) = panels.panel(panel);
             *sums = [0.0; LANES];
             for group in 0..panels.groups() {
-                let (weights, weight_sums) = panels.group(panel, group);
-                let (fours, scale, offset) = rows.group(row, panels.steps, group);
+                let steps = steps_of(group, panels.steps);
                 let mut integers = [0i32; LANES];
-                for (weights, four) in weights.iter().zip(fours) {
+                for (weights, four) in weights[steps.clone()].iter().zip(&fours[steps]) {
                     for (byte, &weight) in weights.iter().enumerate() {
                         integers[byte / STEP] += i32::from(weight) * i32::from(four[byte % STEP]);
                     }
                 }
                 for lane in 0..LANES {
-                    let sum = scale.mul_add(integers[lane] as f32, sums[lane]);
-                    sums[lane] = offset.mul_add(weight_sums[lane], sum);
+                    let sum = scales[group].mul_add(integers[lane] as f32, sums[lane]);
+                    sums[lane] = offsets[group].mul_add(weight_sums[group][lane], sum);
                 }
             }
             for (sum, scale) in sums.iter_mut().zip(&panels.scales[panel]) {

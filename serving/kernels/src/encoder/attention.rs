@@ -58,7 +58,7 @@ pub(super) fn attend(
     }
     for row in 0..count {
         for (panel, part) in v[row * stride..][..dim].chunks(LANES).enumerate() {
-            values[panel * count + row][..part.len()].copy_from_slice(part);
+            copy(&mut values[panel * count + row], part);
         }
     }
     let (keys, values) = (&*keys, &*values);
@@ -74,7 +74,7 @@ pub(super) fn attend(
             dense::multiply(isa, Floats { weights, steps: dim }, queries, &mut scratch.results);
             let (at, len) = (piece * PIECE, PIECE.min(width - piece * PIECE));
             for (row, result) in scratch.results[..rows].iter().enumerate() {
-                scratch.scores[row * width + at..][..len].copy_from_slice(&result[..len]);
+                copy(&mut scratch.scores[row * width + at..], &result[..len]);
             }
         }
         let mut inverses = [0.0; CHUNK];
@@ -94,5 +94,18 @@ pub(super) fn attend(
                 write(first + row, at, &result[..len]);
             }
         }
+    }
+}
+
+/// Copies to the beginning of `to`. Lengths are mostly multiples of 16, and so short that a call takes longer than they do.
+#[inline]
+pub(super) fn copy(to: &mut [f32], from: &[f32]) {
+    let (parts, rest) = from.as_chunks::<LANES>();
+    let (to, last) = to[..from.len()].split_at_mut(parts.len() * LANES);
+    for (to, from) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(parts) {
+        *to = *from;
+    }
+    if !rest.is_empty() {
+        last.copy_from_slice(rest);
     }
 }

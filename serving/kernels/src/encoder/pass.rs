@@ -1,7 +1,7 @@
 //! One group of sequences through all layers, by one thread or by all of them. Every access to a shared buffer is inside an
 //! item of a stage: an item has the part that it writes for itself, and what it reads was written in stages that are over.
 
-use super::attention::attend;
+use super::attention::{attend, copy};
 use super::ops::{add_biased, biased, gelu, layer_norm};
 use super::work::{Buffers, CHUNK, Group, Own, Rooms};
 use super::{Encoder, EncoderLayer, Norm, Pooling};
@@ -284,8 +284,8 @@ impl<'a> Pass<'a> {
                 |row, at, values| {
                     let at = (first + row) * width + column + at;
                     // SAFETY: no other item has this head of these rows.
-                    unsafe { self.job.buffers.attended.get_mut(self.room, at..at + values.len()) }
-                        .copy_from_slice(values);
+                    let out = unsafe { self.job.buffers.attended.get_mut(self.room, at..at + values.len()) };
+                    copy(out, values);
                 },
             );
         });
