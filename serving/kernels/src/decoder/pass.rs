@@ -3,7 +3,7 @@
 
 mod norm;
 
-use super::workspace::{Buffers, Own};
+use super::workspace::{Buffers, Own, see};
 use super::{Activation, Decoder, Layer, Projection};
 use crate::activations::{BLOCK, Target};
 use crate::attention::{Rows, attend, rows_together};
@@ -328,8 +328,8 @@ impl<'a> Pass<'a> {
                 &mut own.product,
                 |group, tokens, results| {
                     let lanes = GROUP.min(matrix.rows() - group * GROUP);
+                    see(member.isa(), &mut own.best[tokens.clone()], group, results, lanes);
                     for (output, sixteen) in tokens.zip(results) {
-                        own.best[output].see(group, sixteen, lanes);
                         if let Some(index) = outputs[output].logits {
                             let at = index * matrix.rows() + group * GROUP;
                             // SAFETY: no other item has this group and these outputs.

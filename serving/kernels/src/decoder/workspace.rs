@@ -4,6 +4,7 @@ use super::Decoder;
 use crate::activations::{Activations, QUAD, Target};
 use crate::batch::Batch;
 use crate::buffer::{Buffer, OutOfMemory};
+use crate::lanes::lanes_fn;
 use crate::layout::GROUP;
 use crate::matmul::{CHUNK, Sixteen};
 use crate::pool::{Pool, Shared, Stages};
@@ -226,15 +227,6 @@ impl Best {
         wrong: [0.0; GROUP],
     };
 
-    /// Looks at the logits of tokens `16 * group..16 * group + lanes`.
-    #[inline(always)]
-    pub(super) fn see(&mut self, group: usize, logits: &Sixteen, lanes: usize) {
-        for (lane, &logit) in logits.iter().enumerate().take(lanes) {
-            // 0 if the logit is finite, NaN if not.
-            self.offer(lane, logit, group as i32, logit * 0.0);
-        }
-    }
-
     fn join(mut self, other: Best) -> Best {
         for lane in 0..GROUP {
             self.offer(lane, other.values[lane], other.groups[lane], other.wrong[lane]);
@@ -242,10 +234,11 @@ impl Best {
         self
     }
 
-    /// Of equal logits the first token wins.
+    /// Of equal logits the first token wins. Without branches, so that lanes are compared together.
     #[inline(always)]
     fn offer(&mut self, lane: usize, value: f32, group: i32, wrong: f32) {
-        let is_better = value > self.values[lane] || (value == self.values[lane] && group < self.groups[lane]);
+        let is_first = (value == self.values[lane]) & (group < self.groups[lane]);
+        let is_better = (value > self.values[lane]) | is_first;
         self.values[lane] = if is_better { value } else { self.values[lane] };
         self.groups[lane] = if is_better { group } else { self.groups[lane] };
         self.wrong[lane] += wrong;
@@ -266,9 +259,28 @@ impl Best {
     }
 }
 
+lanes_fn! {
+    /// Looks at the logits of tokens `16 * group..16 * group + lanes` of some outputs.
+    pub(super) fn see(_l, best: &mut [Best], group: usize, logits: &[Sixteen], lanes: usize) {
+        for (best, logits) in best.iter_mut().zip(logits) {
+            // All, where there are all, so that they are compared together; times 0 is 0 if the logit is finite, else NaN.
+            if lanes == GROUP {
+                for (lane, &logit) in logits.iter().enumerate() {
+                    best.offer(lane, logit, group as i32, logit * 0.0);
+                }
+                continue;
+            }
+            for (lane, &logit) in logits[..lanes].iter().enumerate() {
+                best.offer(lane, logit, group as i32, logit * 0.0);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Isa;
 
     fn best(logits: &[f32], order: &[usize]) -> Option<u32> {
         let mut parts = [Best::NONE; 2];
@@ -276,7 +288,7 @@ mod tests {
             let lanes = GROUP.min(logits.len() - group * GROUP);
             let mut sixteen = [9.0; GROUP];
             sixteen[..lanes].copy_from_slice(&logits[group * GROUP..][..lanes]);
-            parts[turn % 2].see(group, &sixteen, lanes);
+            see(Isa::detect(), &mut parts[turn % 2..][..1], group, &[sixteen], lanes);
         }
         parts[0].join(parts[1]).token()
     }
