@@ -16,7 +16,9 @@ use crate::quantity::Amount;
     validation = Rule::new("(has(self.runtime) && self.runtime == 'Custom') == has(self.custom)")
         .message("custom goes with runtime: Custom; set both or neither"),
     validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens) || has(self.stepTime) || has(self.speculativeTokens) || has(self.kvCache))")
-        .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args")
+        .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args"),
+    validation = Rule::new("!has(self.maxBatchTokens) || self.maxBatchTokens >= (has(self.maxSequences) ? self.maxSequences : 32)")
+        .message("maxBatchTokens must be at least maxSequences (without it 32), so that every running request moves in every step")
 )]
 pub struct Engine {
     /// The program. Without it: Windlass.
@@ -38,7 +40,8 @@ pub struct Engine {
     #[schemars(range(min = 1, max = 4096))]
     pub max_sequences: Option<i32>,
 
-    /// Tokens that one step of the engine may process. Without it: the engine decides.
+    /// Tokens that one step of the engine may process, at least maxSequences. Without it: 512, or maxSequences if that is
+    /// more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
     pub max_batch_tokens: Option<i64>,

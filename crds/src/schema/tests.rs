@@ -248,6 +248,12 @@ fn contradictions_are_refused_with_the_way_out() {
             json!({"runtime": "Custom", "custom": custom, "contextLength": 4096}),
             "custom.args",
         ),
+        ("/spec/engine", json!({"maxBatchTokens": 31}), "at least maxSequences"),
+        (
+            "/spec/engine",
+            json!({"maxSequences": 513, "maxBatchTokens": 512}),
+            "at least maxSequences",
+        ),
         ("/spec/engine", json!({"stepTime": "5ms1s"}), "40ms or 1s500ms"),
         ("/spec/engine", with_custom("port", json!(8081)), "choose another"),
         (
@@ -329,7 +335,7 @@ fn a_custom_runtime_takes_no_field_of_the_windlass_runtime() {
         let value = match engine[field]["type"].as_str() {
             Some("string") => json!("40ms"),
             Some("object") => json!({}),
-            _ => engine[field]["minimum"].clone(),
+            _ => engine[field]["maximum"].clone(),
         };
         let mut object = with("/spec/engine", json!({"runtime": "Windlass", field.as_str(): value}));
         assert_eq!(check_rules(&object, None), Ok(()), "{field}");

@@ -57,10 +57,10 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_sequences: u32,
 
-    /// Tokens computed in one step at most.
-    #[arg(long, env = "WINDLASS_MAX_BATCH_TOKENS", value_name = "N", default_value_t = 512,
+    /// Tokens computed in one step at most, at least --max-sequences. Default: 512, or --max-sequences if that is more.
+    #[arg(long, env = "WINDLASS_MAX_BATCH_TOKENS", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub max_batch_tokens: u32,
+    pub max_batch_tokens: Option<u32>,
 
     /// How long a step should take while answers are being written: prompts are read in parts that fit into it, so that
     /// running answers keep flowing. If the answers alone take more than a third of it, three times what they take; 0 is

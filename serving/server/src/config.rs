@@ -9,6 +9,8 @@ use windlass_engine::request::{EngineOptions, KvType};
 
 /// Tokens in a KV block: prefixes are shared in these units.
 const BLOCK_TOKENS: usize = 16;
+/// Tokens of a step, unless more sequences run at once.
+const MAX_BATCH_TOKENS: u32 = 512;
 /// Least memory kept for everything but the engine: connections, bodies, text (see `body`), allocator.
 const MIN_RESERVE: u64 = 64 << 20;
 
@@ -49,7 +51,9 @@ impl Config {
                 threads,
                 context_length,
                 max_sequences: args.max_sequences as usize,
-                max_batch_tokens: args.max_batch_tokens as usize,
+                max_batch_tokens: args
+                    .max_batch_tokens
+                    .unwrap_or(args.max_sequences.max(MAX_BATCH_TOKENS)) as usize,
                 step_time: (!args.step_time.is_zero()).then_some(args.step_time),
                 memory_limit,
                 block_tokens: BLOCK_TOKENS,

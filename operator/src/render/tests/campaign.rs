@@ -29,6 +29,7 @@ fn examples(path: &str) -> Option<[Value; 2]> {
         "model.digest" => [digest("1"), digest("2")],
         "rollout.progressDeadline" => [json!("5m"), json!("6m")],
         "engine.stepTime" => [json!("40ms"), json!("1s40ms")],
+        "engine.maxBatchTokens" => [json!(64), json!(65)],
         "engine.custom.probePath" => [json!("/one"), json!("/two")],
         "engine.custom.volumes[].mountPath" => [json!("/one"), json!("/two")],
         "resources.accelerator.resource" => [json!("a.b/one"), json!("a.b/two")],

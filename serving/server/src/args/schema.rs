@@ -65,6 +65,13 @@ fn the_schema_and_the_flag_know_the_same_types_of_keys_and_values() {
 }
 
 #[test]
+fn the_schema_knows_how_many_sequences_there_are_without_a_number() {
+    let rule = "!has(self.maxBatchTokens) || self.maxBatchTokens >= (has(self.maxSequences) ? self.maxSequences : N)";
+    let rule = rule.replace('N', &default_of("--max-sequences"));
+    assert!(file("charts/windlass-crds/templates/modeldeployments.yaml").contains(&rule));
+}
+
+#[test]
 fn the_schema_says_what_the_server_does_without_a_field() {
     let fields = engine_fields();
     for (schema, flag) in [
@@ -95,7 +102,7 @@ fn the_server_takes_the_arguments_that_the_operator_gives_it() {
     let args = parsed("everything");
     assert_eq!(
         (args.context_length, args.max_sequences, args.max_batch_tokens),
-        (Some(8192), 8, 512)
+        (Some(8192), 8, Some(512))
     );
     assert_eq!(args.step_time, Duration::from_millis(1500));
     assert_eq!((args.speculate, args.kv_cache_type), (3, KvCacheType::Q8));
