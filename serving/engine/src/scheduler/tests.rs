@@ -254,6 +254,20 @@ fn answers_that_fill_the_time_alone_leave_a_prompt_twice_as_much() {
 }
 
 #[test]
+fn steps_stay_short_however_much_waits_to_be_read() {
+    let (mut scheduler, pace) = (Scheduler::new(paced(20, limits(128, 8, 64)), 256), millisecond_a_token());
+    let (mut plan, mut done) = (Vec::new(), Vec::new());
+    scheduler.add(request(0, vec![99; 8], 100));
+    paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+    (1..=100).for_each(|id| scheduler.add(request(id, vec![id as u32; 48], 30)));
+    for _ in 0..20 {
+        paced_step(&mut scheduler, &pace, &mut plan, &mut done);
+        let tokens: usize = plan.iter().map(|work| work.count).sum();
+        assert!((16..=24).contains(&tokens), "{plan:?}");
+    }
+}
+
+#[test]
 fn the_more_urgent_is_admitted_first_and_keeps_its_blocks() {
     // Room for one sequence and a half.
     let mut scheduler = Scheduler::new(limits(32, 2, 16), 12);
