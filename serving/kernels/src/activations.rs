@@ -143,7 +143,11 @@ impl<'a> Target<'a> {
             first + values[0].len() <= self.rows && column < self.cols && column.is_multiple_of(BLOCK),
             "activations: outside the shape"
         );
-        assert_eq!(values[0].len(), values[1].len(), "activations: halves of different rows");
+        assert_eq!(
+            values[0].len(),
+            values[1].len(),
+            "activations: halves of different rows"
+        );
         quantize_rows(isa, *self, first, column, values);
     }
 

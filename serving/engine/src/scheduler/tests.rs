@@ -255,7 +255,10 @@ fn answers_that_fill_the_time_alone_leave_a_prompt_twice_as_much() {
 
 #[test]
 fn steps_stay_short_however_much_waits_to_be_read() {
-    let (mut scheduler, pace) = (Scheduler::new(paced(20, limits(128, 8, 64)), 256), millisecond_a_token());
+    let (mut scheduler, pace) = (
+        Scheduler::new(paced(20, limits(128, 8, 64)), 256),
+        millisecond_a_token(),
+    );
     let (mut plan, mut done) = (Vec::new(), Vec::new());
     scheduler.add(request(0, vec![99; 8], 100));
     paced_step(&mut scheduler, &pace, &mut plan, &mut done);
