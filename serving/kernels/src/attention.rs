@@ -281,8 +281,7 @@ fn score<L: Lanes, E: Element>(
     let vectors = scratch.rows * scratch.ratio;
     let fetch = |eight: Option<Eight>| {
         if let Some(eight) = eight {
-            l.prefetch(keys.keys(eight).as_flattened());
-            l.prefetch(keys.values(eight));
+            keys.view.prefetch(l, eight);
         }
     };
     let begin = eights.iter().position(Option::is_some).unwrap_or(EIGHTS);

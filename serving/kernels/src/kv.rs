@@ -312,6 +312,14 @@ impl<'a, E: Element> View<'a, E> {
         }
     }
 
+    /// Asks for their keys and values, which somebody may be writing: nothing is read.
+    #[inline(always)]
+    pub(crate) fn prefetch<L: Lanes>(&self, l: L, eight: Eight) {
+        let count = EIGHT * self.shape.head_dim;
+        l.prefetch(self.keys.at(eight.start).cast_const(), count);
+        l.prefetch(self.values.at(eight.start).cast_const(), count);
+    }
+
     /// Their keys: head_dim x 8.
     ///
     /// # Safety

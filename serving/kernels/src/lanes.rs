@@ -93,8 +93,9 @@ pub(crate) trait Lanes: Copy {
     /// `if a < b { 0 } else { x }`; a NaN gives `x`.
     fn zero_if_less(self, a: Self::W, b: Self::W, x: Self::W) -> Self::W;
 
-    /// A hint that this is read soon, but not at once: it may go to the second-level cache, which takes more at a time.
-    fn prefetch<T>(self, x: &[T]);
+    /// A hint that `count` values are read soon, but not at once: they may go to the second-level cache, which takes more at
+    /// a time. Nothing is read, so others may be writing there.
+    fn prefetch<T>(self, start: *const T, count: usize);
 
     /// Up to eight values; the missing lanes are `fill`.
     #[inline(always)]
@@ -355,7 +356,7 @@ impl Lanes for Scalar {
         [sum(&x[..16]), sum(&x[16..])]
     }
     #[inline(always)]
-    fn prefetch<T>(self, _: &[T]) {}
+    fn prefetch<T>(self, _: *const T, _: usize) {}
 }
 
 /// Defines `fn name(isa: Isa, …)` from a body over any lanes `l`, compiled once for each kind.

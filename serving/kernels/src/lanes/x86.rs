@@ -32,7 +32,7 @@ impl Avx512 {
 macro_rules! has {
     ($e:expr) => {
         // SAFETY: `Avx2` exists only where AVX2, FMA and F16C do, `Avx512` only where AVX512F and AVX512VL do too; pointers
-        // come from references to whole vectors and the loads and stores are the unaligned ones.
+        // come from references to whole vectors, the loads and stores are the unaligned ones, and a prefetch reads nothing.
         unsafe { $e }
     };
 }
@@ -140,10 +140,16 @@ macro_rules! eight_lanes {
             })
         }
         #[inline(always)]
-        fn prefetch<T>(self, x: &[T]) {
-            // A cache line is 64 bytes.
-            for line in x.chunks((64 / size_of::<T>()).max(1)) {
-                has!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+        fn prefetch<T>(self, start: *const T, count: usize) {
+            // A cache line is 64 bytes. Slowly: with half as many instructions for each of them, scattered reads from memory
+            // took a sixth longer.
+            let each = (64 / size_of::<T>()).max(1);
+            let (mut line, mut left) = (start, count);
+            while left > 0 {
+                has!(_mm_prefetch::<_MM_HINT_T1>(line.cast()));
+                let values = left.min(each);
+                line = line.wrapping_add(values);
+                left -= values;
             }
         }
     };
