@@ -65,6 +65,8 @@ pub(crate) struct Scratch {
     sum: Vec<f32>,
     /// vectors x dim: weighted values of the splits so far; in the end, the outputs.
     result: Vec<f32>,
+    /// The eight from which on keys and values have been asked for at the end of the last split.
+    asked: Option<Eight>,
 }
 
 impl Scratch {
@@ -289,6 +291,11 @@ fn score<L: Lanes, E: Element>(
     let begin_after = after
         .and_then(|after| after.iter().position(Option::is_some))
         .unwrap_or(0);
+    let first = eights.get(begin).copied().flatten();
+    if first != scratch.asked {
+        eights[begin..].iter().take(AHEAD).for_each(|eight| fetch(*eight));
+    }
+    scratch.asked = after.and_then(|after| after[begin_after]);
     let ahead = |index: usize| match index < end {
         true => eights[index],
         false => after.and_then(|after| *after.get(begin_after + index - end)?),

@@ -276,7 +276,7 @@ impl Element for i8 {
 }
 
 /// Where eight tokens of a head lie, in elements from the beginning.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Eight {
     start: usize,
 }
