@@ -3,6 +3,7 @@
 //! write cannot become a control token (see `tokenizer::protect`).
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind};
@@ -11,9 +12,13 @@ use serde_json::Map;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::protect::{RenderedPrompt, protect_value};
 
+use thread::Limited;
+
 mod clock;
 mod depth;
 mod python;
+mod text;
+mod thread;
 
 /// Longest template; the longest published ones have 20 kB.
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -21,8 +26,10 @@ pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 pub const MAX_PROMPT_BYTES: usize = 1 << 25;
 
 /// Instructions, and 64-byte portions of data, of one rendering: a chat of a thousand messages takes
-/// some 10^5; the bound keeps a hostile template below a second and 128 MB.
+/// some 10^5.
 const FUEL: u64 = 2_000_000;
+/// How long a rendering may take: a second of work, on a processor that has other work too.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// Depth of nested constructs; a macro call counts as several.
 const MAX_DEPTH: usize = 150;
 
@@ -35,10 +42,12 @@ const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }
 
 /// A compiled chat template.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     tokenizer: Arc<Tokenizer>,
     source: Source,
     calls_tools: bool,
+    time_limit: Duration,
+    limited: Limited,
 }
 
 /// Where a template comes from.
@@ -81,6 +90,9 @@ pub enum TemplateError {
     /// The template does too much work.
     #[error("the model's chat template takes too many steps on these messages")]
     OutOfFuel,
+    /// The template takes too long, or did so on earlier messages and still runs.
+    #[error("the model's chat template takes too long")]
+    TooSlow,
     /// The system starts no thread for it.
     #[error("cannot start a thread for the model's chat template: {0}")]
     Thread(#[source] io::Error),
@@ -99,7 +111,7 @@ impl ChatTemplate {
         if text.len() > MAX_TEMPLATE_BYTES {
             return Err(TemplateError::TemplateTooLong(text.len()));
         }
-        let environment = depth::with_stack(|| compile(text))
+        let environment = thread::with_stack(|| compile(text))
             .map_err(TemplateError::Thread)?
             .map_err(TemplateError::Syntax)?;
         let calls_tools = environment
@@ -110,11 +122,19 @@ impl ChatTemplate {
             && text.contains("<tool_call>")
             && !text.contains("<function=");
         Ok(Self {
-            environment,
+            environment: Arc::new(environment),
             tokenizer,
             source,
             calls_tools,
+            time_limit: TIME_LIMIT,
+            limited: Limited::default(),
         })
+    }
+
+    /// Another time for a rendering than ten seconds.
+    #[must_use]
+    pub fn with_time_limit(self, time_limit: Duration) -> Self {
+        Self { time_limit, ..self }
     }
 
     /// Whether the model brought it.
@@ -152,20 +172,24 @@ impl ChatTemplate {
         let clock = Value::from_function(move |format: &str| clock::format(now, format));
         let context = minijinja::context! { strftime_now => clock, ..Value::from(Serde(&context)) };
 
-        depth::with_stack(|| self.write(context)).map_err(TemplateError::Thread)?
+        let environment = Arc::clone(&self.environment);
+        self.limited
+            .run(self.time_limit, move || write(&environment, context))
+            .map_err(TemplateError::Thread)?
+            .unwrap_or(Err(TemplateError::TooSlow))
     }
+}
 
-    fn write(&self, context: Value) -> Result<RenderedPrompt, TemplateError> {
-        let template = self.environment.get_template(NAME).map_err(TemplateError::Syntax)?;
-        let mut output = Bounded::default();
-        match template.render_captured_to(context, &mut output) {
-            // What users write is UTF-8 and so is the template: the check cannot fail, and costs little.
-            Ok(_) => String::from_utf8(output.bytes)
-                .map(RenderedPrompt::new)
-                .map_err(|_| TemplateError::Failed(ErrorKind::WriteFailure.into())),
-            Err(_) if output.overflowed => Err(TemplateError::PromptTooLong),
-            Err(error) => Err(classify(error)),
-        }
+fn write(environment: &Environment, context: Value) -> Result<RenderedPrompt, TemplateError> {
+    let template = environment.get_template(NAME).map_err(TemplateError::Syntax)?;
+    let mut output = Bounded::default();
+    match template.render_captured_to(context, &mut output) {
+        // What users write is UTF-8 and so is the template: the check cannot fail, and costs little.
+        Ok(_) => String::from_utf8(output.bytes)
+            .map(RenderedPrompt::new)
+            .map_err(|_| TemplateError::Failed(ErrorKind::WriteFailure.into())),
+        Err(_) if output.overflowed => Err(TemplateError::PromptTooLong),
+        Err(error) => Err(classify(error)),
     }
 }
 

@@ -4,6 +4,7 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::gguf::{byte_vocabulary, tiny_llama};
@@ -193,6 +194,21 @@ fn templates_have_what_python_gives_them() {
         ("a\n  {% if true %}\n b\n  {% endif %}\nc", "a\n b\nc"),
         ("{% for k, v in {'x': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "x1"),
         ("{{ missing is defined }}{{ missing }}", "False"),
+        ("{{ ', '.join(['a', 1, none]) }}", "a, 1, None"),
+        ("{{ '{} {}{{x}}'.format('a', [1]) }}", "a [1]{x}"),
+        ("{{ '{1}-{0}-{n}'.format('a', 'b', n=2) }}", "b-a-2"),
+        (
+            "{{ '{0.k[l]} {0[k][l]} {1[0]}'.format({'k': {'l': 3}}, [4]) }}",
+            "3 3 4",
+        ),
+        (
+            "{{ '{:>4}|{:}>|{:03d}|{:.2f}|{:,}'.format('a', 'b', 7, 1.5, 12345) }}",
+            "   a|b>|007|1.50|12,345",
+        ),
+        (
+            "{{ {'b': 1, 'a': [2]} | tojson(sort_keys=true) }}",
+            r#"{"a": [2], "b": 1}"#,
+        ),
         ("{% generation %}x{% endgeneration %}", "x"),
     ] {
         assert_eq!(render(source, &messages).expect(source), expected, "{source}");
@@ -228,6 +244,30 @@ fn a_message_without_a_field_fails_with_a_reason() {
 }
 
 #[test]
+fn a_format_that_is_none_fails_with_a_reason() {
+    for format in [
+        "{",
+        "}",
+        "{0",
+        "{:",
+        "{0[",
+        "{0[0}",
+        "{0[0]é}",
+        "{0]}",
+        "{1}",
+        "{name}",
+        "{é}",
+        "{:é}",
+        "{0:x>12345}",
+        "{:d}",
+        "{99999999999999999999}",
+    ] {
+        let error = render(&format!("{{{{ '{format}'.format([1]) }}}}"), &user("x")).expect_err(format);
+        assert!(matches!(error, TemplateError::Failed(_)), "{format}: {error:?}");
+    }
+}
+
+#[test]
 fn endless_and_exploding_templates_are_stopped() {
     let endless = [
         "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}",
@@ -236,6 +276,12 @@ fn endless_and_exploding_templates_are_stopped() {
         "{{ [1, 2, 3] * 1000000000 }}",
         "{{ range(100000000000) | list }}",
         "{{ 'x' | replace('', 'y' * 100000000) }}",
+        "{% set x = 'x' * 1000000 %}{{ x.replace('x', x) }}",
+        "{{ '{:>99999999999999}'.format(1) }}",
+        "{{ '{:.99999}'.format(1.5) }}",
+        "{{ '{:0>999999999}'.format('x') }}",
+        "{% set x = '{0}' * 30000 %}{{ x.format('x' * 3000000) }}",
+        "{{ ''.join(range(100000000000)) }}",
     ];
     for source in endless {
         let error = render(source, &user("x")).expect_err(source);
@@ -243,6 +289,46 @@ fn endless_and_exploding_templates_are_stopped() {
             matches!(error, TemplateError::OutOfFuel | TemplateError::Failed(_)),
             "{source}: {error:?}"
         );
+    }
+}
+
+/// Lists of the same list, over and over: a few bytes of memory, and no end when they are written down or compared.
+fn shared_lists(levels: usize, use_of_them: &str) -> String {
+    format!(
+        "{{% macro f(x, y, n) %}}{{% if n %}}{{{{ f([x, x, x, x], [y, y, y, y], n - 1) }}}}\
+         {{% else %}}{use_of_them}{{% endif %}}{{% endmacro %}}{{{{ f(1, 1, {levels}) }}}}"
+    )
+}
+
+#[test]
+fn values_without_end_are_not_written_down() {
+    for text in [
+        "{{ x }}",
+        "{% set text %}{{ x }}{% endset %}",
+        "{{ ','.join([x]) }}",
+        "{{ '{}'.format(x) }}",
+        "{{ x | tojson }}",
+        "{{ x | tojson(indent=2) }}",
+        "{{ x | tojson(sort_keys=true) }}",
+    ] {
+        let error = render(&shared_lists(22, text), &user("x")).expect_err(text);
+        assert!(matches!(error, TemplateError::OutOfFuel), "{text}: {error:?}");
+    }
+}
+
+#[test]
+fn a_template_that_takes_too_long_is_left_alone_until_it_ends() {
+    let slow = shared_lists(12, "{% if messages[0].content == 'slow' %}{{ x == y }}{% endif %}");
+    let template = template(&slow).with_time_limit(Duration::from_millis(1));
+    let render = |content| template.render(&user(content), &RenderOptions::default());
+    assert!(matches!(render("slow"), Err(TemplateError::TooSlow)));
+    assert!(
+        matches!(render("fast"), Err(TemplateError::TooSlow)),
+        "nothing runs beside it"
+    );
+    let template = template.with_time_limit(Duration::from_secs(60));
+    while template.render(&user("fast"), &RenderOptions::default()).is_err() {
+        std::thread::yield_now();
     }
 }
 

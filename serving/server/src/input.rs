@@ -334,12 +334,15 @@ fn content_text(index: usize, content: Content) -> Result<String, ApiError> {
 
 /// A template that fails on messages is the caller's to fix: the words come from the model file.
 fn template_error(error: TemplateError) -> ApiError {
-    if let TemplateError::Thread(error) = error {
-        return ApiError::Internal {
+    match error {
+        TemplateError::Thread(error) => ApiError::Internal {
             detail: format!("no thread for a template: {error}"),
-        };
+        },
+        TemplateError::TooSlow => ApiError::Internal {
+            detail: error.to_string(),
+        },
+        error => ApiError::invalid("messages", shortened(&error.to_string(), MAX_QUOTED_BYTES)),
     }
-    ApiError::invalid("messages", shortened(&error.to_string(), MAX_QUOTED_BYTES))
 }
 
 #[cfg(test)]

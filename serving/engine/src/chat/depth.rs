@@ -3,10 +3,7 @@
 //! - a tag has a bounded number of tokens, which bounds the depth of an expression;
 //! - what `set` and `with` keep has a bounded depth, checked by a filter that is put around it here, and no namespace
 //!   inside a namespace (a namespace is the only value that can come to hold itself);
-//! - everything runs on a stack that is large enough for what then remains.
-use std::io;
-use std::panic::resume_unwind;
-
+//! - everything runs on a stack that is large enough for what then remains (`thread`).
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{DynObject, Value, ValueKind};
@@ -18,10 +15,6 @@ const MAX_TAG_TOKENS: usize = 512;
 const MAX_ELIFS: usize = 512;
 /// Depth of a value that is kept; JSON from a caller has 128 at most.
 const MAX_VALUE_DEPTH: usize = 160;
-/// Bytes of stack. The worst that the limits leave is a recursion of 150 levels that each wrap a value 512 times; a
-/// level takes less than a kilobyte. Only what is used is ever backed by memory.
-const STACK: usize = 128 << 20;
-
 /// Around what `set` and `with` keep.
 const FILTER: &str = "bounded";
 /// The same where a namespace keeps it.
@@ -33,20 +26,6 @@ pub fn extend(environment: &mut Environment<'static>) {
     environment.add_filter(NAMESPACE_FILTER, |state: &State, value: Value| {
         bounded(state, value, true)
     });
-}
-
-/// Runs `work` on a stack of its own.
-///
-/// # Errors
-/// If the system starts no thread.
-pub fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("template".into())
-            .stack_size(STACK)
-            .spawn_scoped(scope, work)?;
-        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    })
 }
 
 /// The template with the filters put in.

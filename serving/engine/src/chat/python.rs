@@ -9,6 +9,8 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use super::text::{self, Paid};
+
 /// What a template says when it calls `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -22,7 +24,12 @@ pub fn syntax() -> Result<SyntaxConfig, Error> {
 /// Sets up an environment as templates expect it.
 pub fn extend(environment: &mut Environment<'static>) -> Result<(), Error> {
     environment.set_syntax(syntax()?);
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(|state, value, method, args| match (value.as_str(), method) {
+        (Some(format), "format") => text::format(state, format, args),
+        (Some(separator), "join") => text::join(state, separator, args),
+        _ => unknown_method_callback(state, value, method, args),
+    });
+    environment.set_formatter(text::print);
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
@@ -70,18 +77,23 @@ fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, Error>
     let fail = |error: serde_json::Error| {
         Error::new(ErrorKind::InvalidOperation, "tojson: the value has no JSON form").with_source(error)
     };
-    let mut json = Vec::new();
     let value = match sorted {
         false => value,
-        true => Value::from(Serde(sort_keys(serde_json::to_value(&value).map_err(fail)?))),
+        // Through text, which is bounded where the value may not be.
+        true => {
+            let mut json = Paid::new(state);
+            let written = value.serialize(&mut Serializer::new(&mut json)).map_err(fail);
+            let json = json.finish(written)?;
+            let value = serde_json::from_str(json.as_str().unwrap_or_default()).map_err(fail)?;
+            Value::from(Serde(sort_keys(value)))
+        }
     };
-    match indent {
+    let mut json = Paid::new(state);
+    let written = match indent {
         Some(width) if width <= 16 => {
             let indent = " ".repeat(width);
             let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-            value
-                .serialize(&mut Serializer::with_formatter(&mut json, formatter))
-                .map_err(fail)?;
+            value.serialize(&mut Serializer::with_formatter(&mut json, formatter))
         }
         Some(width) => {
             return Err(Error::new(
@@ -101,15 +113,10 @@ fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, Error>
                 }
             };
             let formatter = Spaced { item, key };
-            value
-                .serialize(&mut Serializer::with_formatter(&mut json, formatter))
-                .map_err(fail)?;
+            value.serialize(&mut Serializer::with_formatter(&mut json, formatter))
         }
-    }
-    state.consume_fuel(json.len() as u64 / 64)?;
-    let json = String::from_utf8(json)
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, "tojson: not UTF-8").with_source(error))?;
-    Ok(Value::from(json))
+    };
+    json.finish(written.map_err(fail))
 }
 
 fn sort_keys(value: serde_json::Value) -> serde_json::Value {
