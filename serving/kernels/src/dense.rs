@@ -3,9 +3,11 @@
 //! of AVX-512 and two of AVX2. A kernel keeps the sums of a tile of rows x panels in registers over all steps, so an
 //! output is one sum in the order of the inputs: it depends neither on the tile nor on the instruction set.
 //!
-//! Bytes: a weight row has one scale; a row of activations has for each `GROUP` inputs a scale and an offset,
+//! Bytes: a weight row has one scale; a row of activations has for each group of inputs a scale and an offset,
 //! `value = scale * byte + offset`, because what comes out of a norm lies far from the middle of its range. The sum of
 //! bytes x weights of a group is an exact integer, and `sum(value * weight) = scale * integer + offset * sum(weights)`.
+//! Weights that are far larger than the others of their row would make its scale too coarse for these (all-MiniLM-L6-v2 has
+//! nine, up to 39 times the root mean square; they were most of the error): they stay floats and are added one by one.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -19,6 +21,7 @@ mod tests;
 use crate::buffer::OutOfMemory;
 use crate::isa::{Isa, Kind};
 use crate::store::{Region, Store};
+use quantize::WeightRange;
 pub(crate) use quantize::quantize_row;
 use std::ops::Range;
 
@@ -26,8 +29,10 @@ use std::ops::Range;
 pub(crate) const LANES: usize = 16;
 /// Panels that a kernel takes together at most.
 pub(crate) const TOGETHER: usize = 3;
-/// Inputs of a row that share a scale and an offset.
-pub(crate) const GROUP: usize = 128;
+/// Inputs of a group where they come out of a norm, which leaves some elements much larger than others.
+pub const GROUP_AFTER_NORM: usize = 192;
+/// Inputs of a group elsewhere.
+pub const GROUP_ELSEWHERE: usize = 1536;
 /// Inputs in a step of the kernel for bytes.
 const STEP: usize = 4;
 
@@ -69,6 +74,8 @@ struct Bytes<'a> {
     weights: &'a [[i8; LANES * STEP]],
     /// Steps of a panel.
     steps: usize,
+    /// Inputs of a group.
+    group: usize,
     /// The scales of each panel.
     scales: &'a [[f32; LANES]],
     /// panels x groups: the sums of the weights.
@@ -81,7 +88,13 @@ impl<'a> Bytes<'a> {
     }
 
     fn groups(&self) -> usize {
-        groups(self.steps * STEP)
+        groups(self.steps * STEP, self.group)
+    }
+
+    /// The steps of a group.
+    fn steps_of(&self, group: usize) -> Range<usize> {
+        let each = self.group / STEP;
+        group * each..((group + 1) * each).min(self.steps)
     }
 
     /// The weights of a panel, and their sums for each group.
@@ -89,12 +102,6 @@ impl<'a> Bytes<'a> {
         let (weights, sums) = (&self.weights[index * self.steps..], &self.sums[index * self.groups()..]);
         (&weights[..self.steps], &sums[..self.groups()])
     }
-}
-
-/// The steps of a group.
-fn steps_of(group: usize, steps: usize) -> Range<usize> {
-    let first = group * (GROUP / STEP);
-    first..(first + GROUP / STEP).min(steps)
 }
 
 /// Rows of f32 activations.
@@ -128,10 +135,10 @@ pub(crate) struct ByteRows<'a> {
 }
 
 impl<'a> ByteRows<'a> {
-    /// The fours of bytes of a row, and the scale and the offset of each group; a row has `steps` fours.
-    fn row(&self, index: usize, steps: usize) -> (&'a [[u8; STEP]], &'a [f32], &'a [f32]) {
-        let (bytes, groups) = (padded(steps * STEP), groups(steps * STEP));
-        let fours = self.bytes[index * bytes..][..steps * STEP].as_chunks().0;
+    /// The fours of bytes of a row, and the scale and the offset of each group, for these panels.
+    fn row(&self, index: usize, panels: &Bytes<'_>) -> (&'a [[u8; STEP]], &'a [f32], &'a [f32]) {
+        let (inputs, groups) = (panels.steps * STEP, panels.groups());
+        let fours = self.bytes[index * padded(inputs)..][..inputs].as_chunks().0;
         let part = index * groups..(index + 1) * groups;
         (fours, &self.scales[part.clone()], &self.offsets[part])
     }
@@ -143,8 +150,8 @@ pub(crate) fn padded(inputs: usize) -> usize {
 }
 
 /// Groups of a row.
-pub(crate) fn groups(inputs: usize) -> usize {
-    inputs.div_ceil(GROUP)
+pub(crate) fn groups(inputs: usize, group: usize) -> usize {
+    inputs.div_ceil(group)
 }
 
 /// Activations of one kind or the other.
@@ -162,15 +169,26 @@ pub struct Dense {
     inputs: usize,
     weights: Region,
     bias: Vec<f32>,
+    /// For bytes: inputs of a group.
+    group: usize,
     /// For bytes: one for each output, whole panels.
     scales: Vec<[f32; LANES]>,
     /// For bytes: panels x groups.
     sums: Vec<[f32; LANES]>,
+    /// For bytes: by outputs.
+    outliers: Vec<Outlier>,
     precision: Precision,
 }
 
+/// A weight that is not among the bytes.
+struct Outlier {
+    output: usize,
+    input: usize,
+    weight: f32,
+}
+
 impl Dense {
-    /// Packs `bias.len()` rows of `inputs` weights each.
+    /// Packs `bias.len()` rows of `inputs` weights each; as bytes, `group` inputs share a scale.
     ///
     /// # Errors
     /// If the store has no room (see `packed_bytes`).
@@ -180,11 +198,17 @@ impl Dense {
     pub fn pack(
         store: &mut Store,
         precision: Precision,
+        group: usize,
         inputs: usize,
         weights: &[f32],
         bias: Vec<f32>,
     ) -> Result<Dense, OutOfMemory> {
         let outputs = bias.len();
+        // A sum of more products of bytes could overflow.
+        assert!(
+            (32..=1 << 15).contains(&group) && group.is_multiple_of(32),
+            "dense: groups of {group}"
+        );
         assert!(inputs > 0 && outputs > 0, "a dense layer of {outputs} x {inputs}");
         assert_eq!(
             Some(weights.len()),
@@ -201,21 +225,29 @@ impl Dense {
                 .fill_two([size, 0], |bytes, _| pack(precision, inputs, weights, bytes))?
                 .0,
             bias,
+            group,
             scales: Vec::new(),
             sums: Vec::new(),
+            outliers: Vec::new(),
             precision,
         };
         if precision == Precision::Int8 {
             dense.scales = vec![[0.0; LANES]; panels];
             for (output, row) in weights.chunks_exact(inputs).enumerate() {
-                dense.scales[output / LANES][output % LANES] = quantize::weight_scale(row);
+                let range = WeightRange::of(row);
+                dense.scales[output / LANES][output % LANES] = range.scale;
+                let outliers = row.iter().enumerate().filter(|(_, weight)| range.leaves_out(**weight));
+                dense
+                    .outliers
+                    .extend(outliers.map(|(input, &weight)| Outlier { output, input, weight }));
             }
             dense.sums = dense.sum_groups();
         }
         Ok(dense)
     }
 
-    /// Bytes of a store that the packed weights take; `None` if that overflows.
+    /// Bytes of a store that the packed weights take; `None` if that overflows. What bytes leave out is kept besides, in at
+    /// most a tenth of that.
     pub fn packed_bytes(precision: Precision, outputs: usize, inputs: usize) -> Option<usize> {
         Store::taken(Self::sizes(precision, outputs, inputs)?)
     }
@@ -242,6 +274,11 @@ impl Dense {
 
     pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Inputs that share a scale, as bytes.
+    pub(crate) fn group(&self) -> usize {
+        self.group
     }
 
     /// How often `product` must be called for all outputs.
@@ -274,23 +311,41 @@ impl Dense {
             }
             Activations::Bytes(rows) => {
                 assert_eq!(self.precision, Precision::Int8, "dense: bytes for floats");
-                let groups = groups(self.inputs);
+                let groups = groups(self.inputs, self.group);
                 // SAFETY: any bits are signed bytes, which need no alignment.
                 let (_, weights, _) = unsafe { bytes.align_to() };
                 let panels = Bytes {
                     weights,
                     steps,
+                    group: self.group,
                     scales: &self.scales[panels.clone()],
                     sums: &self.sums[panels.start * groups..panels.end * groups],
                 };
                 multiply_bytes(isa, panels, rows, results);
+                self.add_outliers(self.piece(index), &panels, rows, results);
+            }
+        }
+    }
+
+    /// What the weights that are not among the bytes add to outputs `piece`.
+    fn add_outliers(&self, piece: Range<usize>, panels: &Bytes<'_>, rows: ByteRows<'_>, results: &mut [Outputs]) {
+        let [first, end] = [piece.start, piece.end].map(|at| self.outliers.partition_point(|one| one.output < at));
+        for &Outlier { output, input, weight } in &self.outliers[first..end] {
+            for (row, result) in results[..rows.count].iter_mut().enumerate() {
+                let (fours, scales, offsets) = rows.row(row, panels);
+                let group = input / self.group;
+                let byte = fours[input / STEP][input % STEP];
+                result[output - piece.start] += weight * (scales[group] * f32::from(byte) + offsets[group]);
             }
         }
     }
 
     fn sum_groups(&self) -> Vec<[f32; LANES]> {
         let size = steps(self.precision, self.inputs) * STEP * LANES;
-        let groups = self.weights.chunks(size).flat_map(|panel| panel.chunks(GROUP * LANES));
+        let groups = self
+            .weights
+            .chunks(size)
+            .flat_map(|panel| panel.chunks(self.group * LANES));
         groups
             .map(|group| {
                 let mut sums = [0i32; LANES];
@@ -299,7 +354,7 @@ impl Dense {
                         sums[byte / STEP] += i32::from(weight as i8);
                     }
                 }
-                // At most 128 * 127 in magnitude: exact.
+                // At most 2^15 * 127 in magnitude: exact.
                 sums.map(|sum| sum as f32)
             })
             .collect()
@@ -327,7 +382,7 @@ fn pack(precision: Precision, inputs: usize, weights: &[f32], packed: &mut [u8])
                 }
             }
             Precision::Int8 => {
-                let scale = quantize::weight_scale(row);
+                let range = WeightRange::of(row);
                 for (step, weights) in panel
                     .as_chunks_mut::<{ STEP * LANES }>()
                     .0
@@ -335,7 +390,7 @@ fn pack(precision: Precision, inputs: usize, weights: &[f32], packed: &mut [u8])
                     .zip(row.chunks(STEP))
                 {
                     for (byte, &weight) in step[lane * STEP..].iter_mut().zip(weights) {
-                        *byte = quantize::weight(weight, scale) as u8;
+                        *byte = range.byte(weight) as u8;
                     }
                 }
             }

@@ -14,7 +14,7 @@ mod tests;
 mod work;
 
 use crate::buffer::OutOfMemory;
-use crate::dense::{Dense, Precision};
+use crate::dense::{Dense, GROUP_AFTER_NORM, Precision};
 use crate::pool::{Pool, Shared};
 use pass::{Alone, Job};
 pub use work::EncoderWork;
@@ -142,8 +142,10 @@ impl Encoder {
     /// If the memory is not to be had.
     ///
     /// # Panics
-    /// If the model has fewer positions.
+    /// If the model has fewer positions, or the inputs of a layer are not of the groups that they come in.
     pub fn work(&self, pool: &Pool, longest: usize) -> Result<EncoderWork, OutOfMemory> {
+        let fit = |layer: &EncoderLayer| [&layer.qkv, &layer.up].map(Dense::group) == [GROUP_AFTER_NORM; 2];
+        assert!(self.layers.iter().all(fit), "encoder: groups after a norm");
         EncoderWork::new(self, pool, longest)
     }
 }

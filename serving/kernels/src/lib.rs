@@ -36,7 +36,7 @@ mod sample;
 pub use batch::{Batch, Want};
 pub use buffer::OutOfMemory;
 pub use decoder::{Activation, Decoder, Layer, Projection, Workspace, WorkspaceSizes};
-pub use dense::{Dense, Precision};
+pub use dense::{Dense, GROUP_AFTER_NORM, GROUP_ELSEWHERE, Precision};
 pub use dequantize::{DequantizeError, dequantize};
 pub use encoder::{Encoder, EncoderLayer, EncoderWork, Norm, Pooling};
 pub use isa::{Isa, cpu};

@@ -1,6 +1,8 @@
 //! The weights of an encoder, packed for the kernels. Tensors are read one at a time, each checked against the shape that
 //! the configuration says.
-use windlass_kernels::{Dense, Encoder, EncoderLayer, EncoderWork, Norm, Precision, Store};
+use windlass_kernels::{
+    Dense, Encoder, EncoderLayer, EncoderWork, GROUP_AFTER_NORM, GROUP_ELSEWHERE, Norm, Precision, Store,
+};
 
 use super::config::Config;
 use super::{EmbedLoadError, EmbedderOptions};
@@ -58,11 +60,11 @@ pub(super) fn load(config: &Config, file: &SafeTensors, precision: Precision) ->
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
         let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
         layers.push(EncoderLayer {
-            qkv: reader.dense(&qkv, width, width)?,
-            output: reader.dense(&[name("attention.output.dense")], width, width)?,
+            qkv: reader.dense(&qkv, width, width, GROUP_AFTER_NORM)?,
+            output: reader.dense(&[name("attention.output.dense")], width, width, GROUP_ELSEWHERE)?,
             attention_norm: reader.norm(&name("attention.output.LayerNorm"), width)?,
-            up: reader.dense(&[name("intermediate.dense")], inner, width)?,
-            down: reader.dense(&[name("output.dense")], width, inner)?,
+            up: reader.dense(&[name("intermediate.dense")], inner, width, GROUP_AFTER_NORM)?,
+            down: reader.dense(&[name("output.dense")], width, inner, GROUP_ELSEWHERE)?,
             feed_forward_norm: reader.norm(&name("output.LayerNorm"), width)?,
         });
     }
@@ -97,13 +99,26 @@ impl Reader<'_> {
         })
     }
 
-    /// Layers over the same inputs, as one.
-    fn dense(&mut self, names: &[String], outputs: usize, inputs: usize) -> Result<Dense, EmbedLoadError> {
+    /// Layers over the same inputs, as one; as bytes, `group` inputs share a scale.
+    fn dense(
+        &mut self,
+        names: &[String],
+        outputs: usize,
+        inputs: usize,
+        group: usize,
+    ) -> Result<Dense, EmbedLoadError> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             weights.extend(self.read(&format!("{name}.weight"), &[outputs, inputs])?);
             bias.extend(self.read(&format!("{name}.bias"), &[outputs])?);
         }
-        Ok(Dense::pack(&mut self.store, self.precision, inputs, &weights, bias)?)
+        Ok(Dense::pack(
+            &mut self.store,
+            self.precision,
+            group,
+            inputs,
+            &weights,
+            bias,
+        )?)
     }
 }

@@ -4,7 +4,7 @@
     reason = "an index over a constant runs through several arrays and unrolls"
 )]
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, steps_of};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP};
 use crate::lanes::x86::Avx2;
 use std::arch::x86_64::*;
 
@@ -91,12 +91,12 @@ fn byte_tile<const M: usize>(panels: Bytes<'_>, rows: ByteRows<'_>, first: usize
     let mut values: [&[[u8; STEP]]; M] = [&[]; M];
     let (mut row_scales, mut row_offsets) = ([&[0.0; 0][..]; M], [&[0.0; 0][..]; M]);
     for m in 0..M {
-        (values[m], row_scales[m], row_offsets[m]) = rows.row(first + m, panels.steps);
+        (values[m], row_scales[m], row_offsets[m]) = rows.row(first + m, &panels);
     }
     assert!(values.iter().all(|row| row.len() == weights.len()));
     for group in 0..groups {
         let mut sums = [[_mm256_setzero_si256(); 2]; M];
-        for step in steps_of(group, panels.steps) {
+        for step in panels.steps_of(group) {
             let weights = &weights[step];
             let mut even = [_mm256_setzero_si256(); 2];
             let mut odd = [_mm256_setzero_si256(); 2];

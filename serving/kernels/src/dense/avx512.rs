@@ -4,7 +4,7 @@
     reason = "an index over a constant runs through several arrays and unrolls"
 )]
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, TOGETHER, padded, steps_of};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, TOGETHER, padded};
 use crate::isa::Vnni;
 use std::arch::x86_64::*;
 
@@ -143,7 +143,7 @@ fn byte_tile<const M: usize, const P: usize>(
     let mut after = [[_mm512_setzero_ps(); P]; M];
     for group in 0..groups {
         let mut sums = [[_mm512_setzero_si512(); P]; M];
-        for step in steps_of(group, steps) {
+        for step in panels.steps_of(group) {
             let mut w = [_mm512_setzero_si512(); P];
             for p in 0..P {
                 // SAFETY: each of the slices has `steps` elements.

@@ -1,6 +1,6 @@
 //! The portable products, and the definition of what every other one computes.
 
-use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP, steps_of};
+use super::{ByteRows, Bytes, Floats, LANES, Outputs, Rows, STEP};
 
 pub(super) fn floats(panels: Floats<'_>, rows: Rows<'_>, results: &mut [Outputs]) {
     for (row, result) in results[..rows.count].iter_mut().enumerate() {
@@ -17,12 +17,12 @@ pub(super) fn floats(panels: Floats<'_>, rows: Rows<'_>, results: &mut [Outputs]
 
 pub(super) fn bytes(panels: Bytes<'_>, rows: ByteRows<'_>, results: &mut [Outputs]) {
     for (row, result) in results[..rows.count].iter_mut().enumerate() {
-        let (fours, scales, offsets) = rows.row(row, panels.steps);
+        let (fours, scales, offsets) = rows.row(row, &panels);
         for (panel, sums) in (0..panels.count()).zip(result.as_chunks_mut::<LANES>().0) {
             let (weights, weight_sums) = panels.panel(panel);
             *sums = [0.0; LANES];
             for group in 0..panels.groups() {
-                let steps = steps_of(group, panels.steps);
+                let steps = panels.steps_of(group);
                 let mut integers = [0i32; LANES];
                 for (weights, four) in weights[steps.clone()].iter().zip(&fours[steps]) {
                     for (byte, &weight) in weights.iter().enumerate() {

@@ -4,11 +4,15 @@ use crate::sample::{Random, bits};
 /// Shapes with and without tails in outputs, inputs and rows.
 const SHAPES: [(usize, usize); 5] = [(384, 384), (48, 1536), (16, 130), (50, 4), (7, 33)];
 
+/// Groups of these tests: rows have one or several, whole ones or not.
+const GROUP: usize = 128;
+
 fn dense(precision: Precision, outputs: usize, inputs: usize, weights: &[f32]) -> Dense {
     let size = Dense::packed_bytes(precision, outputs, inputs).unwrap();
     Dense::pack(
         &mut Store::new(size).unwrap(),
         precision,
+        GROUP,
         inputs,
         weights,
         vec![0.0; outputs],
@@ -20,13 +24,13 @@ fn dense(precision: Precision, outputs: usize, inputs: usize, weights: &[f32]) -
 fn product(isa: Isa, dense: &Dense, rows: &[f32]) -> Vec<f32> {
     let inputs = dense.inputs();
     let count = rows.len() / inputs;
-    let (stride, groups) = (padded(inputs), groups(inputs));
+    let (stride, groups) = (padded(inputs), groups(inputs, GROUP));
     let (mut bytes, mut scales) = (vec![0; count * stride], vec![0.0; count * groups]);
     let mut offsets = scales.clone();
     for (row, values) in rows.chunks_exact(inputs).enumerate() {
         let at = row * groups..(row + 1) * groups;
         let bytes = &mut bytes[row * stride..][..stride];
-        quantize_row(isa, values, bytes, &mut scales[at.clone()], &mut offsets[at]);
+        quantize_row(isa, GROUP, values, bytes, &mut scales[at.clone()], &mut offsets[at]);
     }
     let activations = match dense.precision() {
         Precision::F32 => Activations::Floats(Rows {
@@ -64,15 +68,12 @@ fn products_equal_plain_arithmetic_within_the_precision() {
                 Precision::F32 => 1e-6 * inputs as f64,
                 Precision::Int8 => 0.02 * (inputs as f64).sqrt(),
             };
-            for (row, x) in rows.chunks_exact(inputs).enumerate() {
-                for (output, w) in weights.chunks_exact(inputs).enumerate() {
-                    let want: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
-                    let got = f64::from(got[row * outputs + output]);
-                    assert!(
-                        (got - want).abs() <= tolerance,
-                        "{precision:?} {outputs} x {inputs}: {got}, not {want}"
-                    );
-                }
+            for (got, (x, w)) in got.iter().zip(pairs(&rows, &weights, inputs)) {
+                let want: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                assert!(
+                    (f64::from(*got) - want).abs() <= tolerance,
+                    "{precision:?} {outputs} x {inputs}: {got}, not {want}"
+                );
             }
         }
     }
@@ -102,6 +103,45 @@ fn every_instruction_set_gives_the_same_bits_for_every_number_of_rows() {
 }
 
 #[test]
+fn a_weight_far_above_the_others_of_its_row_does_not_make_them_coarse() {
+    for (outputs, inputs) in [(50, 384), (7, 1536)] {
+        let mut plain = Random::new(55).floats(outputs * inputs);
+        for output in [0, 3, outputs - 1] {
+            plain[output * inputs + 5 * output] = 40.0;
+        }
+        // No square of these is an f32.
+        plain[inputs..2 * inputs].fill(1e-30);
+        let weights = dense(Precision::Int8, outputs, inputs, &plain);
+        assert_eq!(weights.outliers.len(), 3);
+        let rows = Random::new(56).floats(2 * inputs);
+        for isa in Isa::all() {
+            let got = product(isa, &weights, &rows);
+            for (got, (x, w)) in got.iter().zip(pairs(&rows, &plain, inputs)) {
+                let want: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                let tolerance = 0.01 * (inputs as f64).sqrt() + 40.0 / 250.0;
+                assert!(
+                    (f64::from(*got) - want).abs() < tolerance,
+                    "{}: {got}, not {want}",
+                    isa.name()
+                );
+            }
+            assert_eq!(
+                bits(&got),
+                bits(&product(Isa::scalar(), &weights, &rows)),
+                "{}",
+                isa.name()
+            );
+        }
+    }
+}
+
+/// Each row with the weights of each output.
+fn pairs<'a>(rows: &'a [f32], weights: &'a [f32], inputs: usize) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+    let rows = rows.chunks_exact(inputs);
+    rows.flat_map(move |row| weights.chunks_exact(inputs).map(move |weights| (row, weights)))
+}
+
+#[test]
 fn the_largest_bytes_do_not_overflow() {
     // Every weight is +-127, and the activations reach both ends of their range.
     for sign in [1.0, -1.0] {
@@ -128,7 +168,7 @@ fn zero_is_exact_in_bytes_and_a_value_that_is_not_finite_reaches_every_output() 
         values[..100].fill(0.0);
         values[130..].fill(0.25);
         let (mut bytes, mut scales, mut offsets) = (vec![0; 224], [0.0; 2], [0.0; 2]);
-        quantize_row(isa, &values, &mut bytes, &mut scales, &mut offsets);
+        quantize_row(isa, GROUP, &values, &mut bytes, &mut scales, &mut offsets);
         for (i, value) in values.iter().enumerate() {
             let got = scales[i / GROUP].mul_add(f32::from(bytes[i]), offsets[i / GROUP]);
             assert!(
@@ -139,7 +179,7 @@ fn zero_is_exact_in_bytes_and_a_value_that_is_not_finite_reaches_every_output() 
         }
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             values[150] = bad;
-            quantize_row(isa, &values, &mut bytes, &mut scales, &mut offsets);
+            quantize_row(isa, GROUP, &values, &mut bytes, &mut scales, &mut offsets);
             assert!(!scales[0].is_nan() && scales[1].is_nan() && offsets[1].is_nan());
         }
     }

@@ -53,7 +53,7 @@ pub(super) fn attend(
         // Lanes beyond the last row are scores that nobody reads, of numbers that are as good as any.
         let key = &k[row.min(count - 1) * stride..][..dim];
         for (step, value) in panel.iter_mut().zip(key) {
-            step[row % LANES] = value * scale;
+            step[row % LANES] = *value;
         }
     }
     for row in 0..count {
@@ -79,7 +79,7 @@ pub(super) fn attend(
         }
         let mut inverses = [0.0; CHUNK];
         for (row, inverse) in inverses.iter_mut().enumerate().take(rows) {
-            *inverse = 1.0 / exponentials(isa, &mut scratch.scores[row * width..][..count]);
+            *inverse = 1.0 / exponentials(isa, &mut scratch.scores[row * width..][..count], scale);
         }
         let scores = Rows {
             data: &scratch.scores,
@@ -90,8 +90,9 @@ pub(super) fn attend(
             dense::multiply(isa, Floats { weights, steps: count }, scores, &mut scratch.results);
             let (at, len) = (piece * PIECE, PIECE.min(dim - piece * PIECE));
             for (row, (result, inverse)) in scratch.results[..rows].iter_mut().zip(inverses).enumerate() {
+                let result = &mut result[..len];
                 result.iter_mut().for_each(|x| *x *= inverse);
-                write(first + row, at, &result[..len]);
+                write(first + row, at, result);
             }
         }
     }

@@ -2,10 +2,10 @@
 //! item of a stage: an item has the part that it writes for itself, and what it reads was written in stages that are over.
 
 use super::attention::{attend, copy};
-use super::ops::{add_biased, biased, gelu, layer_norm};
+use super::ops::{add_biased, biased, embedding, gelu, layer_norm};
 use super::work::{Buffers, CHUNK, Group, Own, Rooms};
 use super::{Encoder, EncoderLayer, Norm, Pooling};
-use crate::dense::{Activations, ByteRows, Dense, Precision, Rows, groups, padded, quantize_row};
+use crate::dense::{Activations, ByteRows, Dense, GROUP_AFTER_NORM, Precision, Rows, groups, padded, quantize_row};
 use crate::isa::Isa;
 use crate::ops::add;
 use crate::pool::{Member, Shared};
@@ -140,13 +140,15 @@ impl<'a> Pass<'a> {
         let width = encoder.width();
         crew.stage(self.group.sequences.len(), |place| {
             let (_, first, tokens) = self.sequence(place);
-            for (position, &token) in tokens.iter().enumerate() {
+            let word = |place: usize| &encoder.words[tokens[place] as usize * width..][..width];
+            for place in 0..tokens.len() {
                 // SAFETY: an item is the rows of a sequence.
-                let hidden = unsafe { self.row(&self.job.buffers.hidden, first + position, width) };
-                hidden.copy_from_slice(&encoder.words[token as usize * width..][..width]);
-                add(hidden, &encoder.positions[position * width..][..width]);
+                let hidden = unsafe { self.row(&self.job.buffers.hidden, first + place, width) };
+                let position = &encoder.positions[place * width..][..width];
+                let next = word((place + 2).min(tokens.len() - 1));
+                embedding(crew.isa(), word(place), position, next, hidden);
                 // SAFETY: as above.
-                unsafe { self.norm_row(crew.isa(), first + position, &encoder.embedding_norm) };
+                unsafe { self.norm_row(crew.isa(), first + place, &encoder.embedding_norm) };
             }
         });
     }
@@ -168,7 +170,7 @@ impl<'a> Pass<'a> {
             let hidden = self.row(&self.job.buffers.hidden, row, weight.len());
             layer_norm(isa, hidden, weight, bias, self.job.encoder.epsilon);
             if self.job.encoder.is_bytes() {
-                self.quantize_row(isa, row, hidden);
+                self.quantize_row(isa, GROUP_AFTER_NORM, row, hidden);
             }
         }
     }
@@ -178,22 +180,22 @@ impl<'a> Pass<'a> {
         if dense.precision() == Precision::Int8 {
             self.some_rows(crew, |row| {
                 // SAFETY: an item has its rows for itself.
-                unsafe { self.quantize_row(crew.isa(), row, self.row(inputs, row, dense.inputs())) };
+                unsafe { self.quantize_row(crew.isa(), dense.group(), row, self.row(inputs, row, dense.inputs())) };
             });
         }
     }
 
     /// # Safety
     /// Nobody else uses the row's place among the bytes.
-    unsafe fn quantize_row(&self, isa: Isa, row: usize, values: &[f32]) {
+    unsafe fn quantize_row(&self, isa: Isa, group: usize, row: usize, values: &[f32]) {
         let Buffers {
             bytes, scales, offsets, ..
         } = &self.job.buffers;
-        let (padded, groups) = (padded(values.len()), groups(values.len()));
+        let (padded, groups) = (padded(values.len()), groups(values.len(), group));
         // SAFETY: by the contract.
         unsafe {
             let (scales, offsets) = (self.row(scales, row, groups), self.row(offsets, row, groups));
-            quantize_row(isa, values, self.row(bytes, row, padded), scales, offsets);
+            quantize_row(isa, group, values, self.row(bytes, row, padded), scales, offsets);
         }
     }
 
@@ -222,17 +224,19 @@ impl<'a> Pass<'a> {
             let inputs = unsafe { self.inputs(dense, from, first, count) };
             dense.product(crew.isa(), piece, inputs, &mut own.results);
             let columns = dense.piece(piece);
-            let bias = &dense.bias()[columns.clone()];
-            for (row, result) in own.results[..count].iter().enumerate() {
-                let at = (first + row) * dense.outputs();
-                // SAFETY: no other item has these rows and columns.
-                let out = unsafe { to.get_mut(self.room, at + columns.start..at + columns.end) };
-                let result = &result[..columns.len()];
-                match then {
-                    Then::Gelu => gelu(crew.isa(), result, bias, out),
-                    Then::Store => biased(crew.isa(), result, bias, out),
-                    Then::Add => add_biased(crew.isa(), result, bias, out),
+            let (results, bias) = (&own.results[..count], &dense.bias()[columns.clone()]);
+            let mut outs: [&mut [f32]; CHUNK] = std::array::from_fn(|row| match row < count {
+                true => {
+                    let at = (first + row) * dense.outputs();
+                    // SAFETY: no other item has these rows and columns.
+                    unsafe { to.get_mut(self.room, at + columns.start..at + columns.end) }
                 }
+                false => &mut [],
+            });
+            match then {
+                Then::Gelu => gelu(crew.isa(), results, bias, &mut outs),
+                Then::Store => biased(crew.isa(), results, bias, &mut outs),
+                Then::Add => add_biased(crew.isa(), results, bias, &mut outs),
             }
         });
     }
@@ -242,7 +246,7 @@ impl<'a> Pass<'a> {
     unsafe fn inputs(&self, dense: &Dense, from: &Rooms<'a, f32>, first: usize, count: usize) -> Activations<'a> {
         let inputs = dense.inputs();
         let rows = |size: usize| first * size..(first + count) * size;
-        let (padded, groups) = (padded(inputs), groups(inputs));
+        let (padded, groups) = (padded(inputs), groups(inputs, dense.group()));
         // SAFETY: by the contract.
         unsafe {
             match dense.precision() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::dense::GROUP_ELSEWHERE;
 use crate::isa::Isa;
 use crate::sample::{Random, bits};
 use crate::store::Store;
@@ -50,9 +51,14 @@ impl Plain {
             Norm { weight, bias }
         };
         let layers = (0..LAYERS).map(|layer| {
+            let mut part = 0..4;
             let [qkv, output, up, down] = self.dense[layer].each_ref().map(|(weights, bias)| {
                 let inputs = weights.len() / bias.len();
-                Dense::pack(&mut store, precision, inputs, weights, bias.clone()).unwrap()
+                let group = match part.next() {
+                    Some(0 | 2) => GROUP_AFTER_NORM,
+                    _ => GROUP_ELSEWHERE,
+                };
+                Dense::pack(&mut store, precision, group, inputs, weights, bias.clone()).unwrap()
             });
             EncoderLayer {
                 qkv,

@@ -1,8 +1,8 @@
 //! The memory of the forward pass, made once.
 
-use super::{Encoder, attention};
+use super::{Encoder, EncoderLayer, attention};
 use crate::buffer::{Buffer, OutOfMemory};
-use crate::dense::{LANES, Outputs, TOGETHER, groups, padded};
+use crate::dense::{Dense, LANES, Outputs, TOGETHER, groups, padded};
 use crate::pool::{Pool, Shared, Stages};
 use std::ops::Range;
 
@@ -168,6 +168,18 @@ impl EncoderWork {
     }
 }
 
+/// Groups of the rows that any layer takes.
+fn most_groups(encoder: &Encoder) -> usize {
+    let of = |dense: &Dense| groups(dense.inputs(), dense.group());
+    let layers = encoder.layers.iter();
+    let all = layers.flat_map(
+        |EncoderLayer {
+             qkv, output, up, down, ..
+         }| [qkv, output, up, down].map(of),
+    );
+    all.max().unwrap_or(0)
+}
+
 impl Sizes {
     fn of(encoder: &Encoder) -> Sizes {
         let inputs = encoder.inner().max(encoder.width());
@@ -176,7 +188,7 @@ impl Sizes {
             width: encoder.width(),
             inner: encoder.inner(),
             bytes: if is_bytes { padded(inputs) } else { 0 },
-            groups: if is_bytes { groups(inputs) } else { 0 },
+            groups: if is_bytes { most_groups(encoder) } else { 0 },
         }
     }
 }
