@@ -1,5 +1,6 @@
 //! The embedder without HTTP: sentences a second. `bench/embeddings` runs it in turns with its peers.
 use crate::random::Random;
+use crate::roof;
 use crate::summary::median;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -7,6 +8,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
 use windlass_engine::embed::{Embedder, EmbedderOptions};
+use windlass_kernels::roof::Arithmetic;
 
 /// What may be typed.
 #[derive(Debug, Args)]
@@ -40,6 +42,17 @@ enum Precision {
     Int8,
 }
 
+impl Precision {
+    /// What the products are at best.
+    fn arithmetic(self) -> Arithmetic {
+        match self {
+            Precision::F32 => Arithmetic::F32,
+            Precision::Int8 if Arithmetic::Vnni.run(1).is_some() => Arithmetic::Vnni,
+            Precision::Int8 => Arithmetic::S8,
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
@@ -51,6 +64,8 @@ pub struct Rate {
     pub per_second: f64,
     /// Milliseconds of a single sentence alone.
     pub single_ms: f64,
+    /// Share of the time that the products with weights take at the speed of the arithmetic.
+    pub share_of_arithmetic: f64,
 }
 
 /// Measures and hands the rates to `print`.
@@ -83,13 +98,17 @@ pub fn run(args: &EmbeddingsArgs, print: impl FnOnce(Rate)) -> Result<()> {
     let sentences: Vec<Vec<u32>> = (0..args.sentences).map(|_| sentence()).collect();
     let inputs: Vec<&[u32]> = sentences.iter().map(Vec::as_slice).collect();
     time(&mut embedder, &inputs)?; // caches and pages are warm from here on
+    let roof = roof::arithmetic(args.precision.arithmetic(), threads)?;
     let all: Result<Vec<f64>> = (0..args.repeat).map(|_| time(&mut embedder, &inputs)).collect();
     let one: Result<Vec<f64>> = (0..args.repeat).map(|_| time(&mut embedder, &inputs[..1])).collect();
+    let (all, one) = (median(all?), median(one?));
+    let multiply_adds = embedder.info().multiply_adds as f64 * f64::from(args.sentences * args.tokens);
     print(Rate {
         sentences: args.sentences,
         tokens: args.tokens,
-        per_second: f64::from(args.sentences) / median(all?),
-        single_ms: 1e3 * median(one?),
+        per_second: f64::from(args.sentences) / all,
+        single_ms: 1e3 * one,
+        share_of_arithmetic: multiply_adds / 1e9 / roof / all,
     });
     Ok(())
 }

@@ -132,9 +132,12 @@ async fn main() -> Result<()> {
                     tokens,
                     per_second,
                     single_ms,
+                    share_of_arithmetic,
                 } = rate;
+                let percent = 100.0 * share_of_arithmetic;
                 format!(
-                    "{sentences} sentences of {tokens} tokens: {per_second:.1} sentences/s; one alone: {single_ms:.2} ms"
+                    "{sentences} sentences of {tokens} tokens: {per_second:.1} sentences/s, {percent:.0} % of what the \
+                     arithmetic alone could; one alone: {single_ms:.2} ms"
                 )
             });
         }),

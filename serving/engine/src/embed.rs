@@ -44,6 +44,8 @@ pub struct EmbedderInfo {
     pub size_bytes: u64,
     /// Threads that compute.
     pub threads: usize,
+    /// Multiply-adds with weights that a token takes.
+    pub multiply_adds: usize,
 }
 
 /// Whether the beginning of a vector is a vector: only a model that was trained for it knows.
@@ -180,6 +182,7 @@ impl Embedder {
                 matryoshka: config.matryoshka,
                 size_bytes: file.size(),
                 threads: threads.threads(),
+                multiply_adds: encoder.multiply_adds(),
             },
             tokenizer,
             encoder,

@@ -83,6 +83,17 @@ impl Encoder {
         self.words.len() / self.width()
     }
 
+    /// Multiply-adds with weights that a token takes.
+    pub fn multiply_adds(&self) -> usize {
+        let products = |EncoderLayer {
+                            qkv, output, up, down, ..
+                        }: &EncoderLayer| {
+            let each = [qkv, output, up, down].map(|dense| dense.inputs() * dense.outputs());
+            each.iter().sum::<usize>()
+        };
+        self.layers.iter().map(products).sum()
+    }
+
     /// Positions that a sequence may have.
     pub fn max_positions(&self) -> usize {
         self.positions.len() / self.width()

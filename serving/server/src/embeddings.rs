@@ -214,6 +214,7 @@ mod tests {
             matryoshka,
             size_bytes: 0,
             threads: 1,
+            multiply_adds: 0,
         }
     }
 
