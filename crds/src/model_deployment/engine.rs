@@ -48,7 +48,7 @@ pub struct Engine {
 
     /// How long a step of the engine should take while answers are being written: prompts are read in parts that fit
     /// into it, so that running answers keep flowing. If the answers alone take more than a third of it, three times what
-    /// they take. `0s` is without limit; at most `1m`. A duration such as `40ms` or `1s500ms`. Without it: 20ms.
+    /// they take. `0s` is without limit; at most `1m`. A duration such as `40ms` or `1s500ms`. Without it: 16ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$')")

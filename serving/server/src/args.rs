@@ -65,7 +65,7 @@ pub struct Args {
     /// How long a step should take while answers are being written: prompts are read in parts that fit into it, so that
     /// running answers keep flowing. If the answers alone take more than a third of it, three times what they take; 0 is
     /// without limit.
-    #[arg(long, env = "WINDLASS_STEP_TIME", value_name = "TIME", default_value = "20ms", value_parser = duration)]
+    #[arg(long, env = "WINDLASS_STEP_TIME", value_name = "TIME", default_value = "16ms", value_parser = duration)]
     pub step_time: Duration,
 
     /// Sequences that may wait; beyond that a request is answered with 429.
