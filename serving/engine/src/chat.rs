@@ -47,7 +47,7 @@ pub struct ChatTemplate {
     source: Source,
     calls_tools: bool,
     time_limit: Duration,
-    limited: Limited,
+    limited: Limited<Result<RenderedPrompt, TemplateError>>,
 }
 
 /// Where a template comes from.

@@ -218,11 +218,15 @@ impl Dense {
         let overflow = OutOfMemory { bytes: usize::MAX };
         let size = Self::sizes(precision, outputs, inputs).ok_or(overflow)?;
         let panels = outputs.div_ceil(LANES);
+        let ranges: Vec<WeightRange> = match precision {
+            Precision::F32 => Vec::new(),
+            Precision::Int8 => weights.chunks_exact(inputs).map(WeightRange::of).collect(),
+        };
         let mut dense = Dense {
             outputs,
             inputs,
             weights: store
-                .fill_two([size, 0], |bytes, _| pack(precision, inputs, weights, bytes))?
+                .fill_two([size, 0], |bytes, _| pack(precision, inputs, weights, &ranges, bytes))?
                 .0,
             bias,
             group,
@@ -233,8 +237,7 @@ impl Dense {
         };
         if precision == Precision::Int8 {
             dense.scales = vec![[0.0; LANES]; panels];
-            for (output, row) in weights.chunks_exact(inputs).enumerate() {
-                let range = WeightRange::of(row);
+            for (output, (row, range)) in weights.chunks_exact(inputs).zip(&ranges).enumerate() {
                 dense.scales[output / LANES][output % LANES] = range.scale;
                 let outliers = row.iter().enumerate().filter(|(_, weight)| range.leaves_out(**weight));
                 dense
@@ -369,8 +372,8 @@ fn steps(precision: Precision, inputs: usize) -> usize {
     }
 }
 
-/// Writes rows of weights into panels.
-fn pack(precision: Precision, inputs: usize, weights: &[f32], packed: &mut [u8]) {
+/// Writes rows of weights into panels; bytes have a range for each row.
+fn pack(precision: Precision, inputs: usize, weights: &[f32], ranges: &[WeightRange], packed: &mut [u8]) {
     let panel_bytes = steps(precision, inputs) * 4 * LANES;
     for (output, row) in weights.chunks_exact(inputs).enumerate() {
         let panel = &mut packed[output / LANES * panel_bytes..][..panel_bytes];
@@ -382,7 +385,7 @@ fn pack(precision: Precision, inputs: usize, weights: &[f32], packed: &mut [u8])
                 }
             }
             Precision::Int8 => {
-                let range = WeightRange::of(row);
+                let range = &ranges[output];
                 for (step, weights) in panel
                     .as_chunks_mut::<{ STEP * LANES }>()
                     .0

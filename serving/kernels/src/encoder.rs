@@ -52,6 +52,13 @@ pub struct EncoderLayer {
     pub feed_forward_norm: Norm,
 }
 
+impl EncoderLayer {
+    /// All its weights.
+    fn dense(&self) -> [&Dense; 4] {
+        [&self.qkv, &self.output, &self.up, &self.down]
+    }
+}
+
 /// All weights of a model, and the numbers that its matrices do not say.
 pub struct Encoder {
     /// Token embeddings, vocabulary x width.
@@ -85,13 +92,8 @@ impl Encoder {
 
     /// Multiply-adds with weights that a token takes.
     pub fn multiply_adds(&self) -> usize {
-        let products = |EncoderLayer {
-                            qkv, output, up, down, ..
-                        }: &EncoderLayer| {
-            let each = [qkv, output, up, down].map(|dense| dense.inputs() * dense.outputs());
-            each.iter().sum::<usize>()
-        };
-        self.layers.iter().map(products).sum()
+        let dense = self.layers.iter().flat_map(EncoderLayer::dense);
+        dense.map(|dense| dense.inputs() * dense.outputs()).sum()
     }
 
     /// Positions that a sequence may have.

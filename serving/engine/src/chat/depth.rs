@@ -15,6 +15,7 @@ const MAX_TAG_TOKENS: usize = 512;
 const MAX_ELIFS: usize = 512;
 /// Depth of a value that is kept; JSON from a caller has 128 at most.
 const MAX_VALUE_DEPTH: usize = 160;
+
 /// Around what `set` and `with` keep.
 const FILTER: &str = "bounded";
 /// The same where a namespace keeps it.

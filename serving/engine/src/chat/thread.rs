@@ -1,8 +1,8 @@
 //! Where templates run: on a stack that is large enough for what the limits of `depth` leave, and for a bounded time.
 use std::io;
 use std::panic::resume_unwind;
-use std::sync::Mutex;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, scope};
 use std::time::Duration;
 
@@ -28,44 +28,36 @@ pub fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
 /// Runs what may not end: fuel counts what a template does, but not how far an operation has to look (two lists that
 /// hold a list a thousand times, which holds a list a thousand times, are compared in one step). A thread cannot be
 /// ended from outside, so one that takes too long is left alone, and nothing runs beside it.
-#[derive(Default)]
-pub struct Limited {
-    left: Mutex<Vec<JoinHandle<()>>>,
+pub struct Limited<T> {
+    left: Mutex<Vec<JoinHandle<T>>>,
 }
 
-impl Limited {
+impl<T> Default for Limited<T> {
+    fn default() -> Self {
+        Self { left: Mutex::default() }
+    }
+}
+
+impl<T: Send + 'static> Limited<T> {
     /// What `work` returns, or nothing if it takes longer than `limit` or an earlier one still does.
     ///
     /// # Errors
     /// If the system starts no thread.
-    pub fn run<T: Send + 'static>(
-        &self,
-        limit: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<Option<T>> {
+    pub fn run(&self, limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Option<T>> {
         if self.is_stuck() {
             return Ok(None);
         }
-        let (done, result) = sync_channel(1);
+        // Nothing is sent: the thread's end, a panic too, closes the channel.
+        let (open, closed) = channel::<()>();
         let thread = builder().spawn(move || {
-            // If this fails, nobody waits for it any more.
-            done.send(work()).ok();
+            let _open = open;
+            work()
         })?;
-        match result.recv_timeout(limit) {
-            Ok(result) => {
-                // It has nothing left to do but to give its stack back.
-                thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-                Ok(Some(result))
-            }
-            Err(RecvTimeoutError::Disconnected) => match thread.join() {
-                Err(panic) => resume_unwind(panic),
-                Ok(()) => Ok(None),
-            },
-            Err(RecvTimeoutError::Timeout) => {
-                self.threads().push(thread);
-                Ok(None)
-            }
+        if closed.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            self.threads().push(thread);
+            return Ok(None);
         }
+        Ok(Some(thread.join().unwrap_or_else(|panic| resume_unwind(panic))))
     }
 
     fn is_stuck(&self) -> bool {
@@ -74,7 +66,7 @@ impl Limited {
         !left.is_empty()
     }
 
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<T>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -140,15 +140,15 @@ impl<'a> Pass<'a> {
         let width = encoder.width();
         crew.stage(self.group.sequences.len(), |place| {
             let (_, first, tokens) = self.sequence(place);
-            let word = |place: usize| &encoder.words[tokens[place] as usize * width..][..width];
-            for place in 0..tokens.len() {
+            let word = |index: usize| &encoder.words[tokens[index] as usize * width..][..width];
+            for index in 0..tokens.len() {
                 // SAFETY: an item is the rows of a sequence.
-                let hidden = unsafe { self.row(&self.job.buffers.hidden, first + place, width) };
-                let position = &encoder.positions[place * width..][..width];
-                let next = word((place + 2).min(tokens.len() - 1));
-                embedding(crew.isa(), word(place), position, next, hidden);
+                let hidden = unsafe { self.row(&self.job.buffers.hidden, first + index, width) };
+                let position = &encoder.positions[index * width..][..width];
+                let next = word((index + 2).min(tokens.len() - 1));
+                embedding(crew.isa(), word(index), position, next, hidden);
                 // SAFETY: as above.
-                unsafe { self.norm_row(crew.isa(), first + place, &encoder.embedding_norm) };
+                unsafe { self.norm_row(crew.isa(), first + index, &encoder.embedding_norm) };
             }
         });
     }

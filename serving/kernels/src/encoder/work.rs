@@ -2,7 +2,7 @@
 
 use super::{Encoder, EncoderLayer, attention};
 use crate::buffer::{Buffer, OutOfMemory};
-use crate::dense::{Dense, LANES, Outputs, TOGETHER, groups, padded};
+use crate::dense::{LANES, Outputs, TOGETHER, groups, padded};
 use crate::pool::{Pool, Shared, Stages};
 use std::ops::Range;
 
@@ -170,14 +170,10 @@ impl EncoderWork {
 
 /// Groups of the rows that any layer takes.
 fn most_groups(encoder: &Encoder) -> usize {
-    let of = |dense: &Dense| groups(dense.inputs(), dense.group());
-    let layers = encoder.layers.iter();
-    let all = layers.flat_map(
-        |EncoderLayer {
-             qkv, output, up, down, ..
-         }| [qkv, output, up, down].map(of),
-    );
-    all.max().unwrap_or(0)
+    let all = encoder.layers.iter().flat_map(EncoderLayer::dense);
+    all.map(|dense| groups(dense.inputs(), dense.group()))
+        .max()
+        .unwrap_or(0)
 }
 
 impl Sizes {
