@@ -85,8 +85,7 @@ models: ## the model files that tests use, into the cache
 	deploy/samples/fetch-model all-minilm-l6-v2
 
 crds: ## regenerate the CRDs in charts/windlass-crds
-	cargo run --locked -p windlass-crds --bin crdgen > target/modeldeployments.yaml
-	mv target/modeldeployments.yaml charts/windlass-crds/templates/modeldeployments.yaml
+	cargo run --locked -p windlass-crds --bin crdgen charts/windlass-crds/templates
 
 requirements:
 	@deploy/requirements

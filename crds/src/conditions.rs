@@ -1,179 +1,187 @@
-//! The closed list of condition types and of their reasons. Messages are written for people and may
-//! change; types and reasons are part of the API.
+//! The closed lists of condition types and reasons of all kinds. Messages are written for people and may
+//! change; types and reasons are part of the API. `docs/operate/reasons.md` has an entry for each reason.
 
-/// The types of condition that a ModelDeployment has, always all of them.
+/// The types of condition. Which of them an object has is decided by its kind.
 pub mod condition {
-    /// The wanted revision serves and has answered a real request.
+    /// The desired revision serves and is verified: it has answered a real request.
     pub const READY: &str = "Ready";
-    /// The operator or the cluster is still on the way to the spec (kstatus: in progress).
+    /// The operator or the cluster is still working towards the spec (kstatus: in progress).
     pub const RECONCILING: &str = "Reconciling";
-    /// Only an edit, or a deadline moved, gets it going again (kstatus: failed).
+    /// Only an edit of the spec, or a larger deadline, lets it continue (kstatus: failed).
     pub const STALLED: &str = "Stalled";
-    /// Some revision serves through `status.url`.
+    /// Some verified revision serves through `status.url`.
     pub const AVAILABLE: &str = "Available";
     /// The spec is valid and the object's children can have their names.
     pub const ACCEPTED: &str = "Accepted";
     /// What the spec refers to by name was found and could be used.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
-    /// The model's file is complete and is what was asked for.
+    /// The model's files are complete and are what was asked for.
     pub const MODEL_VERIFIED: &str = "ModelVerified";
-    /// A node took the pods.
+    /// Every pod has a node.
     pub const SCHEDULED: &str = "Scheduled";
-
-    /// All types, in the order in which people read them.
-    pub const ALL: [&str; 8] = [
-        READY,
-        RECONCILING,
-        STALLED,
-        AVAILABLE,
-        ACCEPTED,
-        RESOLVED_REFS,
-        MODEL_VERIFIED,
-        SCHEDULED,
-    ];
 }
 
-/// The reasons. One reason may stand in several conditions: the one that found it, and `Ready`.
-pub mod reason {
-    // The state that was asked for.
-    /// `Ready`, `Available`: requests are answered.
-    pub const SERVING: &str = "Serving";
-    /// `Reconciling`, `Stalled` are False: there is nothing to do.
-    pub const SETTLED: &str = "Settled";
-    /// `Accepted`: the spec is valid.
-    pub const VALID: &str = "Valid";
-    /// `ResolvedRefs`: nothing is missing.
-    pub const RESOLVED: &str = "Resolved";
-    /// `ModelVerified`: the file is what was asked for.
-    pub const VERIFIED: &str = "Verified";
-    /// `Scheduled`: every pod has a node.
-    pub const SCHEDULED: &str = "Scheduled";
-    /// `spec.suspend` is set.
-    pub const SUSPENDED: &str = "Suspended";
+/// What a reason asks of people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The state that was asked for.
+    Goal,
+    /// On the way there; nobody has to do anything.
+    Progress,
+    /// Somebody has to do something.
+    Problem,
+}
 
-    // On the way.
+/// Declares the reasons: severity, name, meaning. The meaning is the documentation of the variant.
+macro_rules! reasons {
+    ($($(#[doc = $meaning:literal])+ $severity:ident $name:ident;)+) => {
+        /// Why a condition has its status. One reason may stand in several conditions: in the one that
+        /// found it, and in `Ready`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $meaning])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons: goals first, then progress, then problems.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// As the API writes it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// What it asks of people.
+            pub const fn severity(self) -> Severity {
+                match self {
+                    $(Self::$name => Severity::$severity,)+
+                }
+            }
+
+            /// One sentence about what it means.
+            pub fn meaning(self) -> String {
+                let lines: &[&str] = match self {
+                    $(Self::$name => &[$($meaning),+],)+
+                };
+                lines.concat().trim().to_owned()
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Requests are answered.
+    Goal Serving;
+    /// There is nothing to do.
+    Goal Settled;
+    /// The spec is valid.
+    Goal Valid;
+    /// Everything that the spec refers to was found.
+    Goal Resolved;
+    /// The model's files are what was asked for.
+    Goal Verified;
+    /// Every pod has a node.
+    Goal Scheduled;
+    /// `spec.suspend` is true: no pods run.
+    Goal Suspended;
+
     /// Nothing has been observed yet.
-    pub const PENDING: &str = "Pending";
-    /// The children are being written, the Deployment has not acted yet.
-    pub const PROGRESSING: &str = "Progressing";
+    Progress Pending;
+    /// The child objects are being written, and the cluster has not acted on them yet.
+    Progress Progressing;
     /// A pod fetches the model.
-    pub const DOWNLOADING: &str = "Downloading";
-    /// The engine's container has not started yet.
-    pub const CONTAINER_STARTING: &str = "ContainerStarting";
+    Progress Downloading;
+    /// A container has not started yet: volumes or images are being prepared.
+    Progress ContainerStarting;
     /// The engine loads the model.
-    pub const ENGINE_STARTING: &str = "EngineStarting";
-    /// A pod is ready and is about to be asked for a completion.
-    pub const PROOF_PENDING: &str = "ProofPending";
-    /// Serving, but not yet with all pods of the wanted revision.
-    pub const ROLLING_OUT: &str = "RollingOut";
-    /// Serving, but with fewer pods than wanted.
-    pub const REPLICAS_NOT_READY: &str = "ReplicasNotReady";
-
-    // Somebody has to do something.
-    /// The spec contradicts itself.
-    pub const INVALID: &str = "Invalid";
-    /// The object cannot be read by this operator (the CRD is newer).
-    pub const UNREADABLE: &str = "Unreadable";
-    /// An object of somebody else has the name of a child.
-    pub const NAME_CONFLICT: &str = "NameConflict";
-    /// The API server refuses one of the children (rights, quota, a policy, a foreign change).
-    pub const APPLY_FAILED: &str = "ApplyFailed";
-    /// The API server refuses to create pods (quota, policy, missing ServiceAccount).
-    pub const PODS_REFUSED: &str = "PodsRefused";
-    /// The scheduler finds no node.
-    pub const UNSCHEDULABLE: &str = "Unschedulable";
-    /// A Secret or ConfigMap, or one of its keys, is missing.
-    pub const REFERENCE_NOT_FOUND: &str = "ReferenceNotFound";
-    /// The claim is missing or not bound.
-    pub const CLAIM_NOT_USABLE: &str = "ClaimNotUsable";
-    /// An image cannot be pulled.
-    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
-    /// The source wants credentials and none were given.
-    pub const CREDENTIALS_REQUIRED: &str = "CredentialsRequired";
-    /// The source does not accept the credentials.
-    pub const CREDENTIALS_REJECTED: &str = "CredentialsRejected";
-    /// The source string is not supported by the registry image.
-    pub const INVALID_SOURCE: &str = "InvalidSource";
-    /// The source has no such file.
-    pub const MODEL_NOT_FOUND: &str = "ModelNotFound";
-    /// The source cannot be reached or breaks off.
-    pub const SOURCE_UNAVAILABLE: &str = "SourceUnavailable";
-    /// The file is not the one that was pinned.
-    pub const DIGEST_MISMATCH: &str = "DigestMismatch";
-    /// The file is truncated or not a GGUF file.
-    pub const INVALID_FILE: &str = "InvalidFile";
-    /// The volume is too small for the model.
-    pub const NO_SPACE: &str = "NoSpace";
-    /// The volume cannot be read or written.
-    pub const VOLUME_FAILED: &str = "VolumeFailed";
-    /// The init step ended without saying why.
-    pub const FETCH_FAILED: &str = "FetchFailed";
-    /// The engine used more memory than its limit.
-    pub const OUT_OF_MEMORY: &str = "OutOfMemory";
-    /// The engine ends again and again.
-    pub const ENGINE_CRASHED: &str = "EngineCrashed";
-    /// The node of a pod does not report any more.
-    pub const NODE_LOST: &str = "NodeLost";
-    /// A pod says that it is ready, but does not answer a completion.
-    pub const PROOF_FAILED: &str = "ProofFailed";
-    /// The wanted revision failed; the last good one serves, if there is one.
-    pub const REVISION_FAILED: &str = "RevisionFailed";
-    /// The wanted revision was not proven in time.
-    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+    Progress EngineStarting;
+    /// A pod asks its runtime for a first answer before it becomes ready.
+    Progress Verifying;
+    /// Some pod serves, but pods of an earlier revision are still being replaced.
+    Progress RollingOut;
+    /// Some pod serves, but fewer than desired.
+    Progress ReplicasNotReady;
     /// No pod takes requests.
-    pub const NO_READY_PODS: &str = "NoReadyPods";
+    Progress NoReadyPods;
 
-    /// Whether a reason means that somebody has to do something; the others are the way or the goal.
-    pub fn is_problem(reason: &str) -> bool {
-        let from = ALL.iter().position(|known| *known == INVALID);
-        let at = ALL.iter().position(|known| *known == reason);
-        at >= from && reason != NO_READY_PODS
+    /// The spec contradicts itself.
+    Problem Invalid;
+    /// This operator cannot read the object: the CRD is newer than the operator.
+    Problem Unreadable;
+    /// An object of somebody else has the name of a child.
+    Problem NameConflict;
+    /// The API server refuses a child: rights, quota, an admission policy, or a changed immutable field.
+    Problem ApplyFailed;
+    /// The API server refuses to create pods: quota, limit range, admission policy or a missing ServiceAccount.
+    Problem PodsRefused;
+    /// The scheduler finds no node.
+    Problem Unschedulable;
+    /// A Secret, ConfigMap or one of its keys is missing.
+    Problem ReferenceNotFound;
+    /// A PersistentVolumeClaim is missing or not bound.
+    Problem ClaimNotUsable;
+    /// A volume cannot be attached to the node or mounted into the pod.
+    Problem VolumeNotMounted;
+    /// An image cannot be pulled.
+    Problem ImagePullFailed;
+    /// A container cannot be created or started.
+    Problem ContainerFailed;
+    /// The source demands credentials and none were given.
+    Problem CredentialsRequired;
+    /// The source does not accept the credentials.
+    Problem CredentialsRejected;
+    /// The source is not supported by the registry image.
+    Problem InvalidSource;
+    /// The source has no such file or repository.
+    Problem ModelNotFound;
+    /// The source cannot be reached, or the connection breaks off.
+    Problem SourceUnavailable;
+    /// The content is not what was pinned.
+    Problem DigestMismatch;
+    /// A model file is truncated, malformed or refused.
+    Problem InvalidFile;
+    /// The volume is too small for the model.
+    Problem NoSpace;
+    /// The volume cannot be read or written.
+    Problem VolumeFailed;
+    /// The init container that fetches the model ended without a report.
+    Problem FetchFailed;
+    /// The engine used more memory than its limit.
+    Problem OutOfMemory;
+    /// The engine ends by itself.
+    Problem EngineCrashed;
+    /// The runtime is up, but does not answer the verification request as it should.
+    Problem VerificationFailed;
+    /// A container that is not Windlass' own is not ready.
+    Problem SidecarNotReady;
+    /// A readiness gate that somebody else set is not met.
+    Problem ReadinessGateNotMet;
+    /// The node of a pod does not report any more.
+    Problem NodeLost;
+    /// The desired revision failed; the last verified one serves, if there is one.
+    Problem RevisionFailed;
+    /// The desired revision was not verified before its deadline.
+    Problem ProgressDeadlineExceeded;
+}
+
+impl Reason {
+    /// Whether somebody has to do something.
+    pub fn is_problem(self) -> bool {
+        self.severity() == Severity::Problem
     }
 
-    /// The closed list: first the goals, then the way, then (from `INVALID` on) the problems.
-    pub const ALL: [&str; 41] = [
-        SERVING,
-        SETTLED,
-        VALID,
-        RESOLVED,
-        VERIFIED,
-        SCHEDULED,
-        SUSPENDED,
-        PENDING,
-        PROGRESSING,
-        DOWNLOADING,
-        CONTAINER_STARTING,
-        ENGINE_STARTING,
-        PROOF_PENDING,
-        ROLLING_OUT,
-        REPLICAS_NOT_READY,
-        INVALID,
-        UNREADABLE,
-        NAME_CONFLICT,
-        APPLY_FAILED,
-        PODS_REFUSED,
-        UNSCHEDULABLE,
-        REFERENCE_NOT_FOUND,
-        CLAIM_NOT_USABLE,
-        IMAGE_PULL_FAILED,
-        CREDENTIALS_REQUIRED,
-        CREDENTIALS_REJECTED,
-        INVALID_SOURCE,
-        MODEL_NOT_FOUND,
-        SOURCE_UNAVAILABLE,
-        DIGEST_MISMATCH,
-        INVALID_FILE,
-        NO_SPACE,
-        VOLUME_FAILED,
-        FETCH_FAILED,
-        OUT_OF_MEMORY,
-        ENGINE_CRASHED,
-        NODE_LOST,
-        PROOF_FAILED,
-        REVISION_FAILED,
-        PROGRESS_DEADLINE_EXCEEDED,
-        NO_READY_PODS,
-    ];
+    /// The reason of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 #[cfg(test)]
@@ -181,21 +189,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn problems_are_told_from_progress() {
-        assert!(reason::is_problem(reason::INVALID) && reason::is_problem(reason::DIGEST_MISMATCH));
-        assert!(!reason::is_problem(reason::DOWNLOADING) && !reason::is_problem(reason::SUSPENDED));
-        assert!(!reason::is_problem(reason::NO_READY_PODS) && !reason::is_problem("SomethingElse"));
+    fn reasons_are_sorted_by_severity_and_each_has_a_meaning() {
+        assert!(Reason::ALL.is_sorted_by_key(|reason| reason.severity()));
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.'), "{reason}: {}", reason.meaning());
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+        assert_eq!(Reason::parse("SomethingElse"), None);
     }
 
     #[test]
-    fn types_and_reasons_are_camel_case_and_distinct() {
-        for list in [condition::ALL.as_slice(), reason::ALL.as_slice()] {
-            let mut seen = std::collections::BTreeSet::new();
-            for word in list {
-                assert!(word.starts_with(|c: char| c.is_ascii_uppercase()), "{word}");
-                assert!(word.bytes().all(|b| b.is_ascii_alphanumeric()), "{word}");
-                assert!(seen.insert(word), "{word} twice");
-            }
+    fn reasons_are_camel_case_as_the_api_demands() {
+        for reason in Reason::ALL {
+            let word = reason.as_str();
+            assert!(word.starts_with(|c: char| c.is_ascii_uppercase()), "{word}");
+            assert!(word.bytes().all(|b| b.is_ascii_alphanumeric()), "{word}");
         }
     }
 }

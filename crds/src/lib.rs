@@ -7,7 +7,5 @@ pub mod duration;
 pub mod model_deployment;
 pub mod quantity;
 pub mod schema;
-pub mod source;
-pub mod validate;
 
 pub use model_deployment::{ModelDeployment, ModelDeploymentSpec, status::ModelDeploymentStatus};

@@ -1,23 +1,28 @@
 //! `ModelDeployment`: one model, served under one name by a number of equal pods.
 //!
 //! Every field is permanent once released. Optional fields stay absent when they are not given: the
-//! schema has no defaults, each field's description says what the API version does without it.
+//! schema has no defaults, each field's description says what it defaults to.
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod engine;
 pub mod model;
 pub mod placement;
 pub mod resources;
+pub mod source;
 pub mod status;
+pub mod validate;
 
 use engine::Engine;
 use model::Model;
 use placement::Placement;
 use resources::Resources;
 use status::ModelDeploymentStatus;
+
+use crate::{conditions::condition, schema::Contract};
 
 /// Serves one model behind an OpenAI-compatible endpoint.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -45,26 +50,26 @@ use status::ModelDeploymentStatus;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentSpec {
-    /// Stops all pods and keeps everything else. Without it: false.
+    /// Stops all pods and keeps everything else. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 
     /// Which model is served.
     pub model: Model,
 
-    /// What serves it. Without it: the Windlass engine with the model's own limits.
+    /// What serves it. Defaults to the Windlass engine with the model's own limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
 
-    /// What each pod asks of its node. Without it: nothing.
+    /// What each pod requests of its node. Defaults to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// On which nodes the pods may run. Without it: on any.
+    /// On which nodes the pods may run. Defaults to any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
 
-    /// An existing ServiceAccount for the pods; its token is not mounted. Without it: one of the object's own.
+    /// An existing ServiceAccount for the pods; its token is not mounted. Defaults to one of the object's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
@@ -75,7 +80,7 @@ pub struct ModelDeploymentSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub image_pull_secrets: Option<Vec<LocalReference>>,
 
-    /// Labels of the pods beside Windlass' own.
+    /// Labels of the pods in addition to Windlass' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema_of_labels")]
     #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('windlass.dev/') && !k.startsWith('app.kubernetes.io/'))")
@@ -89,7 +94,7 @@ pub struct ModelDeploymentSpec {
         .message("podAnnotations must not set windlass.dev/ keys, they belong to Windlass; choose another prefix"))]
     pub pod_annotations: Option<BTreeMap<String, String>>,
 
-    /// Number of pods. Without it: 1.
+    /// Number of pods. Defaults to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1; set spec.suspend to true to stop all pods"))]
@@ -112,13 +117,51 @@ pub struct LocalReference {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// For how long a new revision may stay unproven (fetching the model included) before it counts as
-    /// failed and the last good one returns. A duration such as `45m` or `1h30m`. Without it: 30m.
+    /// How a new revision replaces the one before it. Defaults to Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+
+    /// How long a new revision may take until it is verified before it counts as failed and the last verified
+    /// revision returns. A model download that makes progress extends it; a new value gives a failed revision another
+    /// try. A duration such as `45m` or `1h30m`. Defaults to 30m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$')")
         .message("progressDeadline must be a duration of hours, minutes and seconds, for example 45m or 1h30m"))]
     pub progress_deadline: Option<String>,
+}
+
+/// How a new revision replaces the one before it.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Surge, until pods of the new revision could not be placed for 60 seconds because nodes, a quota or a volume have no
+    /// room for both revisions: then one pod of the old revision gives way at a time, until the next edit.
+    Auto,
+    /// One pod more than desired is started, and an old one ends when the new one is ready.
+    Surge,
+    /// All old pods end before new ones start: requests fail in between.
+    Recreate,
+}
+
+/// The condition types of a ModelDeployment, in the order in which people read them.
+pub const CONDITIONS: &[&str] = &[
+    condition::READY,
+    condition::RECONCILING,
+    condition::STALLED,
+    condition::AVAILABLE,
+    condition::ACCEPTED,
+    condition::RESOLVED_REFS,
+    condition::MODEL_VERIFIED,
+    condition::SCHEDULED,
+];
+
+impl Contract for ModelDeployment {
+    const EMBEDDED: &'static [&'static str] = &[
+        "/properties/placement/properties/tolerations/items",
+        "/properties/placement/properties/affinity",
+        "/properties/placement/properties/topologySpreadConstraints/items",
+        "/properties/engine/properties/custom/properties/env/items",
+    ];
 }
 
 fn schema_of_labels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

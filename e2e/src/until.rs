@@ -158,5 +158,5 @@ pub fn readable<K: Serialize>(object: &K) -> String {
     if let Some(metadata) = value.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
         metadata.remove("managedFields");
     }
-    serde_saphyr::to_string(&value).unwrap_or_else(|error| format!("(unreadable: {error})"))
+    serde_yaml::to_string(&value).unwrap_or_else(|error| format!("(unreadable: {error})"))
 }

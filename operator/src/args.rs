@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::apply::Fault;
+use crate::cluster::apply::Fault;
 
-/// Makes the cluster agree with ModelDeployments.
+/// Makes the cluster agree with the objects of Windlass.
 #[derive(Debug, Parser)]
 #[command(name = "windlass-operator", version, about)]
 pub struct Args {
@@ -46,13 +46,21 @@ pub struct BuildArgs {
     /// Namespace of the operator itself: its pods may reach the model pods.
     #[arg(long, env = "WINDLASS_OPERATOR_NAMESPACE")]
     pub operator_namespace: Option<String>,
+    /// Namespaces whose pods may reach the model pods' HTTP port, in addition to their own: Prometheus, an ingress
+    /// controller, a gateway; may be repeated.
+    #[arg(long = "client-namespace", env = "WINDLASS_CLIENT_NAMESPACES", value_delimiter = ',')]
+    pub client_namespaces: Vec<String>,
+    /// Whether the cluster has native sidecars (restartPolicy Always of init containers, Kubernetes 1.29 and later).
+    /// Defaults to what the API server's version says; `render` assumes true.
+    #[arg(long, env = "WINDLASS_NATIVE_SIDECARS")]
+    pub native_sidecars: Option<bool>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
     #[command(flatten)]
     pub build: BuildArgs,
-    /// Watches this namespace only; may be repeated. Without it: all namespaces.
+    /// Watches this namespace only; may be repeated. Defaults to all namespaces.
     #[arg(long = "namespace", env = "WINDLASS_NAMESPACE", value_delimiter = ',')]
     pub namespaces: Vec<String>,
     /// Where Prometheus finds `/metrics`.
@@ -73,6 +81,9 @@ pub struct RunArgs {
     /// Objects that are worked on at the same time.
     #[arg(long, env = "WINDLASS_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
+    /// Looks at every object again after so many seconds at most, for tests that observe the operator at rest.
+    #[arg(long, env = "WINDLASS_RECHECK_SECONDS", hide = true)]
+    pub recheck_seconds: Option<u64>,
     /// Ends the process around its n-th write, for tests: `before:N` or `after:N`.
     #[arg(long, env = "WINDLASS_FAULT", hide = true)]
     pub fault: Option<Fault>,
@@ -82,14 +93,14 @@ pub struct RunArgs {
 pub struct RenderArgs {
     #[command(flatten)]
     pub build: BuildArgs,
-    /// The object, YAML or JSON.
+    /// The objects, YAML or JSON, one document or several; - is standard input.
     #[arg(short = 'f', long = "file")]
     pub file: PathBuf,
 }
 
 /// What the built objects depend on besides the object itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildConfig {
+pub struct Settings {
     pub server_image: String,
     pub registry_image: String,
     pub hub_url: String,
@@ -97,9 +108,11 @@ pub struct BuildConfig {
     pub product_label: String,
     pub memory_label: String,
     pub operator_namespace: Option<String>,
+    pub client_namespaces: Vec<String>,
+    pub native_sidecars: bool,
 }
 
-impl From<BuildArgs> for BuildConfig {
+impl From<BuildArgs> for Settings {
     fn from(args: BuildArgs) -> Self {
         let BuildArgs {
             server_image,
@@ -109,6 +122,8 @@ impl From<BuildArgs> for BuildConfig {
             product_label,
             memory_label,
             operator_namespace,
+            client_namespaces,
+            native_sidecars,
         } = args;
         Self {
             server_image,
@@ -118,6 +133,8 @@ impl From<BuildArgs> for BuildConfig {
             product_label,
             memory_label,
             operator_namespace,
+            client_namespaces: client_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+            native_sidecars: native_sidecars.unwrap_or(true),
         }
     }
 }

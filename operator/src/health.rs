@@ -78,7 +78,7 @@ async fn scrape(State(metrics): State<Metrics>) -> Response {
         Ok(text) => (
             [(
                 CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                "text/plain; version=0.0.4; charset=utf-8",
             )],
             text,
         )

@@ -1,43 +1,41 @@
-//! `windlass-operator`: `run` makes the cluster agree with its ModelDeployments, `render` prints what
+//! `windlass-operator`: `run` makes the cluster agree with its objects, `render` prints what
 //! `run` would apply. This file parses, wires and ends; every decision is made elsewhere.
-mod apply;
 mod args;
+mod cluster;
 mod context;
 mod fingerprint;
 mod health;
-mod leader;
-#[cfg(test)]
-mod memory_api;
+mod kind;
 mod metrics;
 mod model_deployment;
 mod names;
 mod render;
-mod schema_skew;
-mod watch;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::http::{HeaderValue, header::USER_AGENT};
 use clap::Parser;
-use kube::{
-    Client, Config,
-    client::ClientBuilder,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Client, Config, client::ClientBuilder};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
 };
 
 use crate::{
-    apply::Writer,
-    args::{Args, BuildConfig, Command, RunArgs, Scope},
-    context::{Backoff, Context},
+    args::{Args, Command, RunArgs, Scope},
+    cluster::{
+        apply::Writer,
+        cache::Cache,
+        leader::{Election, Leadership},
+        progress::Progress,
+        schema_skew::{self, SchemaSkew},
+        watch::{self, Running},
+    },
+    context::{Backoff, Context, Pace, Settings},
     health::Readiness,
-    leader::{Election, Leadership},
+    kind::REGISTERED,
     metrics::Metrics,
-    model_deployment::prove,
 };
 
 /// A reconcile that was begun gets this long to end: the kubelet allows 30 s for the whole process.
@@ -75,6 +73,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         lease_duration,
         identity,
         concurrency,
+        recheck_seconds,
         fault,
     } = args;
     // First of all: the kernel keeps from a container's first process the signals that it does not listen for.
@@ -84,7 +83,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     // In a pod, the client's own namespace is the operator's.
     let home = build.operator_namespace.get_or_insert(namespace).clone();
     let identity = identity.or_else(host_name).context("no identity: give --identity")?;
-    let metrics = Metrics::default();
+    let metrics = Metrics::new().context("cannot register the metrics")?;
     let readiness = Readiness::default();
     let health = health::serve_health(health_listen, readiness.clone())
         .await
@@ -93,10 +92,13 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {metrics_listen}"))?;
 
-    let skew = schema_skew::check(&client).await;
-    metrics.set_schema_skew(matches!(skew, schema_skew::Skew::Differs { .. }));
-    if let Some(message) = skew.message() {
-        tracing::warn!(message);
+    if build.native_sidecars.is_none() {
+        build.native_sidecars = Some(has_native_sidecars(&client).await?);
+    }
+    let skew = SchemaSkew::default();
+    for kind in &REGISTERED {
+        let following = schema_skew::follow(client.clone(), kind.built_schema(), skew.clone(), metrics.clone());
+        tokio::spawn(following);
     }
 
     let mut election = Election::begin(client.clone(), &home, &lease_name, &identity, lease_duration)
@@ -113,25 +115,28 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     metrics.set_leader(true);
     tracing::info!(identity, "leading");
 
+    let scope = Scope::from_flags(namespaces);
+    let (triggers, queues) = watch::queues(&REGISTERED, &scope);
+    let pace = Pace::default();
     let context = Arc::new(Context {
-        client: client.clone(),
-        writer: Writer::new(client.clone(), leadership.clone(), metrics.clone(), fault),
-        recorder: Recorder::new(
-            client,
-            Reporter {
-                controller: "windlass-operator".to_owned(),
-                instance: Some(identity),
-            },
-        ),
-        pods: prove::pod_client(),
-        config: BuildConfig::from(build),
+        writer: Writer::new(client.clone(), identity, leadership.clone(), metrics.clone(), fault),
+        client,
+        cache: Cache::new(REGISTERED.iter().map(|kind| (kind.label, kind.kind)).collect()),
+        progress: Progress::new(triggers.clone()),
+        triggers,
+        settings: Settings::from(build),
         metrics,
         backoff: Backoff::default(),
-        schema_skew: skew.message(),
+        pace: recheck_seconds.map_or(pace, |seconds| pace.at_most(Duration::from_secs(seconds))),
+        skew,
     });
     let (stop, stopped) = channel::channel(false);
-    let scope = Scope::from_flags(namespaces);
-    let work = watch::run(context, &scope, concurrency, readiness, stopped);
+    let running = Running {
+        concurrency,
+        readiness,
+        stop: stopped,
+    };
+    let work = watch::run(context, &REGISTERED, &scope, queues, running);
     tokio::pin!(work);
     tokio::select! {
         () = &mut work => anyhow::bail!("the watches ended"),
@@ -166,7 +171,7 @@ async fn connect() -> anyhow::Result<(Client, String)> {
         .await
         .context("no cluster: neither in a pod nor a kubeconfig")?;
     config.default_retry = false;
-    // The audit log tells our requests by it.
+    // It marks our requests in the audit log.
     let agent = HeaderValue::from_static(concat!("windlass-operator/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
     let namespace = config.default_namespace.clone();
@@ -174,6 +179,16 @@ async fn connect() -> anyhow::Result<(Client, String)> {
         .context("cannot build the client")?
         .build();
     Ok((client, namespace))
+}
+
+/// Whether the cluster knows init containers that keep running: on by default since Kubernetes 1.29.
+async fn has_native_sidecars(client: &Client) -> anyhow::Result<bool> {
+    let version = client.apiserver_version().await.context("cannot read the API server's version")?;
+    let number = |text: &str| {
+        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u32>().unwrap_or(0)
+    };
+    Ok((number(&version.major), number(&version.minor)) >= (1, 29))
 }
 
 fn host_name() -> Option<String> {

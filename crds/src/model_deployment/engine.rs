@@ -18,72 +18,73 @@ use crate::quantity::Amount;
     validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens) || has(self.stepTime) || has(self.speculativeTokens) || has(self.kvCache))")
         .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args"),
     validation = Rule::new("!has(self.maxBatchTokens) || self.maxBatchTokens >= (has(self.maxSequences) ? self.maxSequences : 32)")
-        .message("maxBatchTokens must be at least maxSequences (without it 32), so that every running request moves in every step")
+        .message("maxBatchTokens must be at least maxSequences (32 if it is not set), so that every running request moves in every step")
 )]
 pub struct Engine {
-    /// The program. Without it: Windlass.
+    /// The program. Defaults to Windlass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
 
-    /// The container of a Custom runtime. It finds the model file at `$WINDLASS_MODEL_PATH` and must
-    /// answer `POST /v1/completions`.
+    /// The container of a Custom runtime. It finds the model at `$WINDLASS_MODEL_PATH` and must
+    /// listen on `port`. Its pod is ready once the runtime has answered the request of `custom.verify`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom: Option<Custom>,
 
-    /// Longest prompt plus answer, in tokens. Without it: what the model was trained for, as far as memory allows.
+    /// Longest prompt plus answer, in tokens. Defaults to what the model was trained for, as far as memory allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 16_777_216))]
     pub context_length: Option<i64>,
 
-    /// Requests that run at the same time in one pod. Without it: the engine decides.
+    /// Requests that run at the same time in one pod. Defaults to what the engine chooses from the memory it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_sequences: Option<i32>,
 
-    /// Tokens that one step of the engine may process, at least maxSequences. Without it: 512, or maxSequences if that is
-    /// more.
+    /// Tokens that one step of the engine may process, at least maxSequences. Defaults to 512, or to maxSequences if that
+    /// is more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
     pub max_batch_tokens: Option<i64>,
 
-    /// How long a step of the engine should take while answers are being written: prompts are read in parts that fit
-    /// into it, so that running answers keep flowing. If the answers alone take more than a third of it, three times what
-    /// they take. `0s` is without limit; at most `1m`. A duration such as `40ms` or `1s500ms`. Without it: 16ms.
+    /// Target duration of a step of the engine while requests are decoded: prompts are prefilled in chunks that fit into
+    /// it, which bounds the inter-token latency. Where decoding alone takes more than a third of it, the target is three
+    /// times what decoding takes. `0s` sets no limit; the maximum is `1m`. A duration such as `40ms` or `1s500ms`.
+    /// Defaults to 16ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$')")
         .message("stepTime must be a duration of minutes, seconds and milliseconds, for example 40ms or 1s500ms"))]
     pub step_time: Option<String>,
 
-    /// Tokens guessed for an answer at most in one step, from what it repeats of the prompt or of itself, while few answers
-    /// are being written. The engine checks each guess: answers do not change, they come faster where much is repeated
-    /// (code to be changed, quotations) and a little slower where not. 0 guesses none. Without it: 0.
+    /// Draft tokens of one sequence in one step, at most: prompt-lookup speculation, used while few requests are decoded.
+    /// Every draft token is verified, so outputs do not change; they come faster where the output repeats the prompt or
+    /// itself (edited code, quotations), and slightly slower elsewhere. 0 turns speculation off. Defaults to 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 7))]
     pub speculative_tokens: Option<i32>,
 
-    /// How the keys and values of the tokens are kept.
+    /// How the KV cache is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<KvCache>,
 }
 
-/// How the keys and values of the tokens are kept.
+/// How the KV cache is stored.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct KvCache {
-    /// As what. Without it: F16.
+    /// Element type of the keys and values. Defaults to F16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<KvCacheType>,
 }
 
-/// As what keys and values are kept. Q8 (signed bytes, 32 with a scale) takes 9/16 of the memory of F16 (IEEE halves), so
-/// more and longer requests fit, and is less exact; how much less depends on the model, whose heads must have a multiple
-/// of 32 elements. Without it: F16.
+/// Element type of the KV cache. Q8 (8-bit integers, 32 of which share a scale) takes 9/16 of the memory of F16, so that
+/// more and longer requests fit, and is less exact, by how much depends on the model. The head size must be a multiple
+/// of 32. Defaults to F16.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvCacheType {
-    /// IEEE halves.
+    /// 16-bit floats.
     F16,
-    /// Signed bytes, 32 with a scale.
+    /// 8-bit integers, 32 of which share a scale.
     Q8,
 }
 
@@ -126,13 +127,13 @@ pub struct Custom {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub env: Option<Vec<EnvVar>>,
 
-    /// The port on which the program serves HTTP. Without it: 8000.
+    /// The port on which the program serves HTTP. Defaults to 8000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
-    #[x_kube(validation = Rule::new("self != 8081").message("port 8081 reports the model's download; choose another"))]
+    #[x_kube(validation = Rule::new("self != 8081 && self != 8082").message("ports 8081 and 8082 report the model's download and the verification; choose another"))]
     pub port: Option<i32>,
 
-    /// The path that answers 200 when the program can take requests. Without it: /health.
+    /// The path that answers 200 while the program can take requests; liveness and readiness use it. Defaults to /health.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^/[!-~]*$')").message("probePath must be a path that begins with /, for example /health"))]
@@ -144,13 +145,88 @@ pub struct Custom {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub volumes: Option<Vec<CustomVolume>>,
 
-    /// Size of the shared memory at /dev/shm. Without it: the container runtime's default.
+    /// Size of the shared memory at /dev/shm. Defaults to the container runtime's own size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_size: Option<Amount>,
 
     /// What the program needs beyond the restricted Pod Security profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<CustomSecurity>,
+
+    /// The request that the program must answer before its pod is ready. Defaults to the request of the model's task:
+    /// a completion of one token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+}
+
+/// The request that a Custom runtime must answer before its pod is ready. It is sent within the pod; a busy answer (429,
+/// or 503 with Retry-After) is tried again, five other failures in a row restart the verification and, where an
+/// earlier revision is verified, roll back to it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.type) && self.type == 'Request') == has(self.request)")
+        .message("request goes with type: Request; set both or neither"),
+    validation = Rule::new("!has(self.type) || self.type != 'None' || !(has(self.timeout) || has(self.keySecretRef))")
+        .message("timeout and keySecretRef have no effect with type: None; remove them, or choose another type")
+)]
+pub struct Verify {
+    /// Which request. Defaults to Completion.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<VerifyKind>,
+
+    /// The request of type Request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<VerifyRequest>,
+
+    /// How long one answer may take; a runtime that compiles kernels at its first request may need minutes. A duration
+    /// such as `90s` or `10m`, at most 1h. Defaults to 2m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?$')")
+        .message("verify.timeout must be a duration of hours, minutes and seconds, for example 90s or 10m"))]
+    pub timeout: Option<String>,
+
+    /// A Secret of this namespace whose key `key` is sent as bearer token with the request. Only the pod reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret_ref: Option<LocalReference>,
+}
+
+/// The kinds of verification request.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyKind {
+    /// `POST /v1/completions` for one token; the answer must hold a choice.
+    Completion,
+    /// `POST /v1/chat/completions` for one token; the answer must hold a message.
+    Chat,
+    /// `POST /v1/embeddings`; the answer must hold a vector.
+    Embedding,
+    /// `POST /v1/rerank`; the answer must hold results.
+    Rerank,
+    /// The request of `request`; its status decides.
+    Request,
+    /// No request: the pod is ready as soon as `probePath` answers 200.
+    None,
+}
+
+/// A verification request of the user's own.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyRequest {
+    /// The path, with its query.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^/[!-~]*$')").message("request.path must be a path that begins with /, for example /v1/score"))]
+    pub path: String,
+
+    /// The body, sent by POST as application/json. Defaults to none, which sends GET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub body: Option<String>,
+
+    /// The status that a right answer has. Defaults to 200.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 599))]
+    pub expect_status: Option<i32>,
 }
 
 /// A volume and where the program finds it.
@@ -213,7 +289,7 @@ pub enum VolumeKind {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EmptyDirectory {
-    /// The pod is evicted when it grows beyond this. Without it: no limit.
+    /// The pod is evicted when it grows beyond this. Defaults to no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_limit: Option<Amount>,
 }
@@ -225,7 +301,7 @@ pub struct ClaimReference {
     /// Name of the claim.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Mounts it read-only. Without it: false.
+    /// Mounts it read-only. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
 }
@@ -235,15 +311,15 @@ pub struct ClaimReference {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct CustomSecurity {
-    /// Numeric user of the program; 0 is root. Without it: 65532.
+    /// Numeric user of the program; 0 is root. Defaults to 65532.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub run_as_user: Option<i64>,
-    /// Numeric group of the program. Without it: 65532.
+    /// Numeric group of the program. Defaults to 65532.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub run_as_group: Option<i64>,
-    /// Mounts the image read-only. Without it: true.
+    /// Mounts the image read-only. Defaults to true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only_root_filesystem: Option<bool>,
 }

@@ -26,14 +26,15 @@ pub struct Model {
     )]
     pub source: String,
 
-    /// Branch, tag or commit of an `hf://` source. Without it: `main`.
+    /// Branch, tag or commit of an `hf://` source. A branch or tag is resolved to a commit once, and that commit is kept until the
+    /// annotation `windlass.dev/restart` gets a new value. Defaults to `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._/-]*$') && !self.contains('..') && !self.contains('//')")
         .message("revision must be a branch, tag or commit of the repository, for example main"))]
     pub revision: Option<String>,
 
-    /// Pins the file: `sha256:` and 64 hex digits. Without it: the digest of the first fetch is recorded and kept.
+    /// Pins the file: `sha256:` and 64 hex digits. Defaults to the digest of the first fetch, which is recorded and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')")
@@ -44,14 +45,14 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalReference>,
 
-    /// The model's name in requests. Without it: the object's name.
+    /// The model's name in requests. Defaults to the object's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9._:/-]*[A-Za-z0-9])?$')")
         .message("servedName may have letters, digits and . _ : / - inside, for example chat-small"))]
     pub served_name: Option<String>,
 
-    /// What the model does. Without it: Generate.
+    /// What the model does. Defaults to Generate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
 }

@@ -1,22 +1,22 @@
-//! `spec.resources`: what each pod asks of its node.
+//! `spec.resources`: what each pod requests of its node.
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::Amount;
 
-/// What each pod asks of its node.
+/// What each pod requests of its node.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// Accelerators of each pod. Without it: none.
+    /// Accelerators of each pod. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<Accelerator>,
 
-    /// Processor cores that are reserved; also the number of the engine's threads. Without it: none reserved.
+    /// CPU request of the engine; its whole cores are also the number of the engine's threads. Defaults to no request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Amount>,
 
-    /// Main memory, reserved and at the same time the limit. Without it: neither.
+    /// Memory request of the engine, and at the same time its limit. Defaults to neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Amount>,
 }
@@ -35,12 +35,12 @@ pub struct Accelerator {
     )]
     pub resource: String,
 
-    /// Number of accelerators of each pod. Without it: 1.
+    /// Number of accelerators of each pod. Defaults to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub count: Option<i32>,
 
-    /// Accepted products, as the nodes' product label names them. Without it: any.
+    /// Accepted products, as the nodes' product label names them. Defaults to any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 63)))]
     #[x_kube(validation = Rule::new("self.all(p, p.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))")
@@ -48,7 +48,7 @@ pub struct Accelerator {
     pub products: Option<Vec<String>>,
 
     /// Least memory of each accelerator, matched against the nodes' memory label with a tolerance of 8 %,
-    /// since vendors subtract what the device reserves. Without it: any.
+    /// since vendors subtract what the device reserves. Defaults to any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Amount>,
 }

@@ -42,9 +42,12 @@ pub struct ModelDeploymentStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// `sha256:` and 64 hex digits of the file.
+    /// `sha256:` and 64 hex digits of the file, or of the manifest of several files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Commit of the `hf://` source that the files come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// The file's format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
@@ -107,21 +110,24 @@ pub struct ReplicaStatus {
     pub ready: Option<i32>,
 }
 
-/// Revisions of the pods; each is a ControllerRevision `<name>-<revision>`.
+/// Revisions of the pods; each is a ControllerRevision `<name>-model-<revision>`.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStatus {
-    /// The revision that the spec asks for.
+    /// The revision that the spec demands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub current: Option<String>,
-    /// The newest revision that has answered a request and has a pod that takes more.
+    pub desired: Option<String>,
+    /// The newest verified revision with a pod that takes requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<String>,
-    /// The newest revision that has answered a request; a failed one gives way to it.
+    pub serving: Option<String>,
+    /// The newest verified revision: the one that replaces a failed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_good: Option<String>,
-    /// True when this operator would render the current revision differently; the annotation
-    /// `windlass.dev/restart` with a new value asks for it.
+    pub last_verified: Option<String>,
+    /// How pods of the desired revision replace others: Surge, Replace (one pod gives way at a time) or Recreate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<String>,
+    /// True when this operator would render the desired revision differently; a new value of the annotation
+    /// `windlass.dev/restart` renders it anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_outdated: Option<bool>,
 }

@@ -2,7 +2,7 @@
 use super::*;
 
 fn schema() -> Value {
-    model_deployment_crd().expect("CRD")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+    crd::<ModelDeployment>().expect("CRD")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
 fn minimal() -> Value {
@@ -23,7 +23,7 @@ fn with(pointer: &str, value: Value) -> Value {
 }
 
 fn refusal(object: &Value) -> String {
-    check_rules(object, None)
+    check_rules::<ModelDeployment>(object, None)
         .expect_err("the object was accepted")
         .join("; ")
 }
@@ -37,15 +37,15 @@ fn the_chart_carries_exactly_this_crd() {
     let committed = std::fs::read_to_string(path).expect("the chart's template");
     assert_eq!(
         committed,
-        chart_template().expect("CRD"),
-        "run `cargo run -p windlass-crds --bin crdgen > charts/windlass-crds/templates/modeldeployments.yaml`"
+        chart_template::<ModelDeployment>().expect("CRD"),
+        "run `make crds`"
     );
     assert!(!committed.contains("{{"), "Helm would read it as a template");
 }
 
 #[test]
 fn the_crd_is_small_enough_for_every_client() {
-    assert!(model_deployment_crd().expect("CRD").to_string().len() < 200 * 1024);
+    assert!(crd::<ModelDeployment>().expect("CRD").to_string().len() < 200 * 1024);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn the_status_tolerates_what_a_newer_operator_writes() {
 
 #[test]
 fn there_is_no_scale_subresource_through_which_an_autoscaler_would_write_the_spec() {
-    let crd = model_deployment_crd().expect("CRD");
+    let crd = crd::<ModelDeployment>().expect("CRD");
     let subresources = &crd["spec"]["versions"][0]["subresources"];
     assert!(subresources.get("status").is_some());
     assert!(subresources.get("scale").is_none());
@@ -114,7 +114,7 @@ fn there_is_no_scale_subresource_through_which_an_autoscaler_would_write_the_spe
 
 #[test]
 fn the_columns_answer_the_first_questions() {
-    let crd = model_deployment_crd().expect("CRD");
+    let crd = crd::<ModelDeployment>().expect("CRD");
     let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"]
         .as_array()
         .expect("columns");
@@ -146,15 +146,15 @@ fn every_rule_compiles_and_names_its_fix() {
 
 #[test]
 fn a_minimal_object_and_its_edit_are_accepted() {
-    assert_eq!(check_rules(&minimal(), None), Ok(()));
+    assert_eq!(check_rules::<ModelDeployment>(&minimal(), None), Ok(()));
     let edited = with("/spec/model/source", json!("https://host/other.gguf"));
-    assert_eq!(check_rules(&edited, Some(&minimal())), Ok(()));
+    assert_eq!(check_rules::<ModelDeployment>(&edited, Some(&minimal())), Ok(()));
 }
 
 #[test]
 fn an_edit_is_held_to_the_same_rules() {
     let edited = with("/spec/model/digest", json!("sha256:short"));
-    let messages = check_rules(&edited, Some(&minimal())).expect_err("the edit was accepted");
+    let messages = check_rules::<ModelDeployment>(&edited, Some(&minimal())).expect_err("the edit was accepted");
     assert!(messages.join(";").contains("64 lower-case hex digits"), "{messages:?}");
 }
 
@@ -176,7 +176,7 @@ fn names_that_would_not_fit_are_refused() {
         assert!(message.contains("at most 40 characters"), "{name}: {message}");
     }
     assert_eq!(
-        check_rules(&with("/metadata/name", json!("a".repeat(40))), None),
+        check_rules::<ModelDeployment>(&with("/metadata/name", json!("a".repeat(40))), None),
         Ok(())
     );
 }
@@ -206,8 +206,8 @@ fn the_rule_and_the_parser_accept_the_same_sources() {
         "s3://bucket/x",
         "",
     ] {
-        let rule = check_rules(&with("/spec/model/source", json!(source)), None);
-        let parser = crate::source::Source::parse(source);
+        let rule = check_rules::<ModelDeployment>(&with("/spec/model/source", json!(source)), None);
+        let parser = crate::model_deployment::source::Source::parse(source);
         assert_eq!(
             rule.is_ok(),
             parser.is_ok(),
@@ -338,7 +338,7 @@ fn a_custom_runtime_takes_no_field_of_the_windlass_runtime() {
             _ => engine[field]["maximum"].clone(),
         };
         let mut object = with("/spec/engine", json!({"runtime": "Windlass", field.as_str(): value}));
-        assert_eq!(check_rules(&object, None), Ok(()), "{field}");
+        assert_eq!(check_rules::<ModelDeployment>(&object, None), Ok(()), "{field}");
         object["spec"]["engine"]["runtime"] = json!("Custom");
         object["spec"]["engine"]["custom"] = json!({"image": "vllm/vllm-openai:v0.23.0"});
         let message = refusal(&object);

@@ -14,7 +14,7 @@ use crate::stand::ready;
 fn quickstart(name: &str) -> Result<ModelDeployment> {
     let text = fs::read_to_string(workspace().join("deploy/samples/quickstart.yaml"))?;
     let document = text.split("\n---\n").last().context("an empty quickstart")?;
-    let object: Value = serde_saphyr::from_str(document)?;
+    let object: Value = serde_yaml::from_str(document)?;
     model(name, object["spec"].clone())
 }
 

@@ -7,17 +7,22 @@ use serde_json::{Value, json};
 use windlass_crds::ModelDeployment;
 
 use super::{
-    build,
-    revision::{Revision, Verdict},
-    validate::{ValidatedModelDeployment, object_from_file, validate},
+    ModelDeployments, build,
+    validate::{ValidatedModelDeployment, validate},
 };
-use crate::args::BuildConfig;
+use crate::{
+    context::Settings,
+    kind::{
+        owner::Owner,
+        revision::{Revision, Verdict},
+    },
+};
 
 pub const SOURCE: &str = "hf://org/repo/model.gguf";
 pub const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-pub fn config() -> BuildConfig {
-    BuildConfig {
+pub fn settings() -> Settings {
+    Settings {
         server_image: "windlass-server:test".into(),
         registry_image: "windlass-registry:test".into(),
         hub_url: "https://hub.example".into(),
@@ -25,16 +30,18 @@ pub fn config() -> BuildConfig {
         product_label: "nvidia.com/gpu.product".into(),
         memory_label: "nvidia.com/gpu.memory".into(),
         operator_namespace: Some("windlass-system".into()),
+        client_namespaces: vec![],
+        native_sidecars: true,
     }
 }
 
-/// `chat` with these members of the spec beside the model.
+/// `chat` with these members of the spec in addition to the model.
 pub fn object(extra: Value) -> ModelDeployment {
     let mut spec = json!({"model": {"source": SOURCE}});
     spec.as_object_mut()
         .expect("object")
         .extend(extra.as_object().expect("object").clone());
-    object_from_file(json!({
+    serde_json::from_value(json!({
         "apiVersion": "windlass.dev/v1alpha1", "kind": "ModelDeployment",
         "metadata": {"name": "chat", "namespace": "ns", "uid": "owner", "generation": 1}, "spec": spec,
     }))
@@ -42,11 +49,16 @@ pub fn object(extra: Value) -> ModelDeployment {
 }
 
 pub fn owner(extra: Value) -> ValidatedModelDeployment {
-    validate(&object(extra)).expect("valid")
+    of(&object(extra))
+}
+
+pub fn of(object: &ModelDeployment) -> ValidatedModelDeployment {
+    let owner = Owner::of::<ModelDeployments>(object).expect("owner");
+    validate(object, owner).expect("valid")
 }
 
 pub fn template(owner: &ValidatedModelDeployment) -> Value {
-    build::pod_template::build(owner, &config())
+    build::pod_template::build(owner, &settings()).expect("template")
 }
 
 pub fn at(second: i64) -> Timestamp {
@@ -66,14 +78,17 @@ pub fn stored(
         inputs: owner.inputs.clone(),
         template: template(owner),
         pin_key: owner.pin_key.clone(),
+        needs: owner.needs(),
         verdict,
         started,
+        deadline: Some(owner.progress_deadline.as_secs()),
+        no_surge: None,
     };
-    serde_json::from_value(revision.write(owner)).expect("ControllerRevision")
+    revision.write(&owner.owner)
 }
 
-pub fn proven() -> Verdict {
-    Verdict::Proven {
+pub fn verified() -> Verdict {
+    Verdict::Verified {
         digest: Some(DIGEST.to_owned()),
     }
 }
@@ -83,10 +98,10 @@ pub fn pod(owner: &ValidatedModelDeployment, status: Value) -> Pod {
     let is_scheduled = status["conditions"][0]["type"] != "PodScheduled" || status["conditions"][0]["status"] == "True";
     serde_json::from_value(json!({
         "metadata": {
-            "name": format!("chat-{}-x", owner.revision()),
+            "name": format!("chat-model-{}-x", owner.revision()),
             "namespace": "ns",
             "labels": {"windlass.dev/model-deployment": "chat", "windlass.dev/revision": owner.revision()},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "chat-abc", "uid": "rs", "controller": true}],
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "chat-model-abc", "uid": "rs", "controller": true}],
         },
         "spec": {
             "nodeName": is_scheduled.then_some("n1"),
@@ -105,6 +120,11 @@ pub fn fetching(state: Value, last_state: Value) -> Value {
 
 /// The status of a pod whose model is verified and whose engine is in this state.
 pub fn serving(is_ready: bool, state: Value, last_state: Value) -> Value {
+    serving_after(3, is_ready, state, last_state)
+}
+
+/// As `serving`, after so many restarts of the engine.
+pub fn serving_after(restarts: i32, is_ready: bool, state: Value, last_state: Value) -> Value {
     let report = json!({"phase": "Verified", "model": {"digest": DIGEST, "sizeBytes": 10, "format": "GGUF", "architecture": "llama"}});
     json!({
         "phase": "Running",
@@ -112,7 +132,7 @@ pub fn serving(is_ready: bool, state: Value, last_state: Value) -> Value {
         "conditions": [{"type": "Ready", "status": if is_ready { "True" } else { "False" }}],
         "initContainerStatuses": [{"name": "model", "image": "", "imageID": "", "ready": true, "restartCount": 0,
             "state": {"terminated": {"exitCode": 0, "message": report.to_string()}}}],
-        "containerStatuses": [{"name": "engine", "image": "", "imageID": "", "ready": is_ready, "restartCount": 1,
+        "containerStatuses": [{"name": "engine", "image": "", "imageID": "", "ready": is_ready, "restartCount": restarts,
             "state": state, "lastState": last_state}],
     })
 }
@@ -121,10 +141,17 @@ pub fn ready(owner: &ValidatedModelDeployment) -> Pod {
     pod(owner, serving(true, json!({"running": {}}), json!({})))
 }
 
+/// A pod whose engine ended so often that its revision counts as failed.
 pub fn crashed(owner: &ValidatedModelDeployment) -> Pod {
+    crashed_times(owner, 3)
+}
+
+/// A pod whose engine ended so many times.
+pub fn crashed_times(owner: &ValidatedModelDeployment, times: i32) -> Pod {
     pod(
         owner,
-        serving(
+        serving_after(
+            times,
             false,
             json!({"waiting": {"reason": "CrashLoopBackOff"}}),
             json!({"terminated": {"exitCode": 3, "reason": "Error", "message": "bad magic"}}),

@@ -1,248 +1,131 @@
-//! What is told about an object: from what was observed and decided to conditions, numbers and events.
+//! What is reported about an object: from what was observed and decided to conditions and numbers.
 //! Pure; equal situations give equal statuses, so that nothing is written at rest.
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Pod},
-    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
+    api::apps::v1::{Deployment, DeploymentCondition},
     jiff::Timestamp,
 };
-use kube::ResourceExt;
-use windlass_api::fetch::{FetchPhase, FetchReport, ModelFacts};
+use windlass_api::fetch::{FetchPhase, ModelFacts};
 use windlass_crds::{
     ModelDeploymentStatus,
-    conditions::{condition, reason},
+    conditions::{Reason, condition},
     model_deployment::status::{DownloadStatus, ModelStatus, ReplicaStatus, RevisionStatus},
 };
 
-use super::{build, pod, prove::Proof, rollout::Plan, validate::ValidatedModelDeployment};
-use crate::names;
+use super::{LABEL, ModelDeployments, build, pins, pod, validate::ValidatedModelDeployment};
+use crate::kind::{
+    Look, Report, Situation as OfKind,
+    children::{Applied, Observed},
+};
 
 mod judge;
+
+/// Everything that a status is computed from.
+pub type Situation<'a> = OfKind<'a, ModelDeployments>;
 
 /// Seconds between two writes of the download's progress.
 const PROGRESS_INTERVAL: i64 = 10;
 
-/// Everything that a status is computed from.
-pub struct Situation<'a> {
-    pub previous: &'a ModelDeploymentStatus,
-    pub generation: Option<i64>,
-    pub owner: &'a ValidatedModelDeployment,
-    pub plan: &'a Plan,
-    pub deployment: Option<&'a Deployment>,
-    pub pods: &'a [Pod],
-    pub pins: &'a BTreeMap<String, String>,
-    pub proof: Option<&'a Proof>,
-    pub progress: Option<&'a FetchReport>,
-    /// Objects of somebody else that have the name of a child.
-    pub conflict: Option<&'a str>,
-    /// What the API server said about a child that it refuses.
-    pub refusal: Option<&'a str>,
-    pub schema_skew: Option<&'a str>,
-    pub now: Timestamp,
-}
-
-/// An edge that people may want to hear about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edge {
-    pub is_warning: bool,
-    pub reason: String,
-    pub note: String,
-}
-
 /// The status of a valid object.
-pub fn report(situation: &Situation) -> ModelDeploymentStatus {
-    let Situation {
-        previous,
-        owner,
-        plan,
-        pods,
-        ..
-    } = situation;
-    let judged = judge::judge(situation);
-    let ready = pods.iter().filter(|pod| pod::is_ready(pod)).count();
-    let current = pods.iter().filter(|pod| pod::is_active(pod)).count();
-    ModelDeploymentStatus {
-        observed_generation: situation.generation,
-        conditions: conditions(&previous.conditions, &judged, situation.generation, situation.now),
+pub fn report(situation: &Situation) -> Report<ModelDeploymentStatus> {
+    let Situation { valid, decision, observed, .. } = situation;
+    let plan = &decision.plan;
+    let conditions = judge::judge(situation);
+    let ready = observed.pods.iter().filter(|pod| pod::is_ready(pod)).count();
+    let current = observed.pods.iter().filter(|pod| pod::is_active(pod)).count();
+    let look = look(situation, conditions.get(condition::READY).map(|ready| (ready.is_true(), ready.reason)));
+    let status = ModelDeploymentStatus {
         model: model(situation),
         replicas: Some(ReplicaStatus {
-            summary: Some(format!("{ready}/{}", owner.replicas)),
+            summary: Some(format!("{ready}/{}", valid.replicas)),
             current: i32::try_from(current).ok(),
-            desired: Some(owner.replicas),
+            desired: Some(valid.replicas),
             ready: i32::try_from(ready).ok(),
         }),
-        selector: Some(format!("{}={}", names::LABEL_DEPLOYMENT, owner.name)),
-        url: situation.conflict.is_none().then(|| build::service::url(owner)),
+        selector: Some(format!("{LABEL}={}", valid.owner.name())),
+        url: situation.applied.conflicts.is_empty().then(|| build::service::url(valid)),
         revision: Some(RevisionStatus {
-            current: Some(plan.wanted.id.clone()),
-            ready: serving_revision(plan, pods),
-            last_good: plan.last_good.clone(),
+            desired: Some(plan.wanted.id.clone()),
+            serving: serving_revision(situation),
+            last_verified: plan.last_verified.clone(),
+            strategy: Some(plan.replacement.as_str().to_owned()),
             render_outdated: Some(plan.render_outdated),
         }),
+        ..ModelDeploymentStatus::default()
+    };
+    Report {
+        status,
+        conditions,
+        look,
     }
 }
 
-/// The newest proven revision with a pod that takes requests.
-fn serving_revision(plan: &Plan, pods: &[Pod]) -> Option<String> {
+/// When to look again although nothing happened.
+fn look(situation: &Situation, ready: Option<(bool, Reason)>) -> Look {
+    let until = situation.decision.plan.next_change();
+    let until = until.map(|at| at.duration_since(situation.now).unsigned_abs() + std::time::Duration::from_secs(1));
+    let stuck = situation.observed.pods.iter().any(|pod| pod::may_become_stuck(pod));
+    match (ready, until) {
+        (Some((true, _)), None) => Look::Settled,
+        (Some((false, Reason::SourceUnavailable)), _) => Look::Busy,
+        _ if stuck => Look::Busy,
+        (_, Some(until)) => Look::Within(until),
+        _ => Look::Waiting,
+    }
+}
+
+/// The newest verified revision with a pod that takes requests.
+fn serving_revision(situation: &Situation) -> Option<String> {
+    let pods = &situation.observed.pods;
     let serves = |id: &str| pods.iter().any(|pod| pod::runs(pod, id) && pod::is_ready(pod));
-    let proven = plan.revisions.iter().filter(|revision| revision.is_proven());
-    proven.map(|revision| revision.id.clone()).find(|id| serves(id))
+    let verified = situation.decision.plan.revisions.iter().filter(|revision| revision.is_verified());
+    verified.map(|revision| revision.id.clone()).find(|id| serves(id))
 }
 
-/// The status of an object that cannot be built; its children stay as they are, and so does what is
-/// known about them.
-pub fn refused(
-    previous: &ModelDeploymentStatus,
-    metadata: &ObjectMeta,
-    reason: &'static str,
-    message: &str,
-    now: Timestamp,
-) -> ModelDeploymentStatus {
-    let message = match reason {
-        reason::UNREADABLE => format!(
-            "this operator cannot read the object ({message}). Upgrade the operator, or remove what it does not know."
-        ),
-        _ => message.to_owned(),
-    };
-    let mut judged = judge::Judged::default();
-    judged.set(condition::READY, "False", reason, &message);
-    judged.set(condition::ACCEPTED, "False", reason, &message);
-    judged.set(condition::STALLED, "True", reason, &message);
-    judged.set(
-        condition::RECONCILING,
-        "False",
-        reason::SETTLED,
-        "nothing is done until the spec is corrected",
-    );
-    for kept in [
-        condition::AVAILABLE,
-        condition::RESOLVED_REFS,
-        condition::MODEL_VERIFIED,
-        condition::SCHEDULED,
-    ] {
-        match find(&previous.conditions, kept) {
-            Some(old) => judged.set(kept, &old.status, &old.reason, &old.message),
-            None => judged.set(kept, "Unknown", reason::PENDING, "not observed yet"),
-        }
-    }
-    ModelDeploymentStatus {
-        observed_generation: metadata.generation,
-        conditions: conditions(&previous.conditions, &judged, metadata.generation, now),
-        ..previous.clone()
-    }
+/// The Deployment as it is after applying.
+fn deployment(valid: &ValidatedModelDeployment, applied: &Applied) -> Option<Deployment> {
+    let key = ("Deployment".to_owned(), valid.owner.child());
+    serde_json::from_value(applied.children.get(&key)?.clone()).ok()
 }
 
-/// The resolved digests that shall be kept: those of the revisions that stay, and the wanted one's as
-/// soon as a pod has told it. A digest in the spec needs no pin.
-pub fn pins(
-    owner: &ValidatedModelDeployment,
-    plan: &Plan,
-    existing: &BTreeMap<String, String>,
-    pods: &[Pod],
-) -> BTreeMap<String, String> {
-    let is_kept = |key: &str| plan.revisions.iter().any(|revision| revision.pin_key == key);
-    let mut pins: BTreeMap<String, String> = existing
+/// The condition with which a Deployment says that the API server refuses its pods.
+fn pods_refused(deployment: &Deployment) -> Option<&DeploymentCondition> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    conditions
         .iter()
-        .filter(|(key, _)| is_kept(key))
-        .map(|(key, digest)| (key.clone(), digest.clone()))
-        .collect();
-    if owner.digest.is_none()
-        && let Some(facts) = facts(pods, &plan.wanted.id)
-    {
-        pins.entry(owner.pin_key.clone()).or_insert(facts.digest);
+        .find(|condition| condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True"))
+}
+
+/// A quota that leaves no room for pods of two revisions, and since when.
+pub fn quota_refusal(valid: &ValidatedModelDeployment, observed: &Observed) -> Option<(String, Timestamp)> {
+    let deployment: Deployment = observed.get(&valid.owner.child())?;
+    let refused = pods_refused(&deployment)?;
+    let message = refused.message.as_deref()?;
+    if !message.contains("exceeded quota") {
+        return None;
     }
-    pins
-}
-
-/// What changed that is worth an event: a condition that became bad for a new reason, or good.
-pub fn edges(previous: &ModelDeploymentStatus, next: &ModelDeploymentStatus) -> Vec<Edge> {
-    let mut edges: Vec<Edge> = Vec::new();
-    for now in &next.conditions {
-        let before = find(&previous.conditions, &now.type_);
-        if before.is_some_and(|before| before.status == now.status && before.reason == now.reason) {
-            continue;
-        }
-        let is_good =
-            [condition::READY, condition::MODEL_VERIFIED].contains(&now.type_.as_str()) && now.status == "True";
-        let is_abnormal = [condition::RECONCILING, condition::STALLED].contains(&now.type_.as_str());
-        let is_bad = now.status == if is_abnormal { "True" } else { "False" } && reason::is_problem(&now.reason);
-        if !(is_good || is_bad) || edges.iter().any(|edge| edge.reason == now.reason) {
-            continue;
-        }
-        let reason = if is_good { now.type_.clone() } else { now.reason.clone() };
-        // The API allows a note of 1 KiB.
-        let note = now.message.chars().take(900).collect();
-        edges.push(Edge {
-            is_warning: is_bad,
-            reason,
-            note,
-        });
-    }
-    edges
-}
-
-/// The condition of a type.
-pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == type_)
-}
-
-/// Whether a condition is there and True.
-pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
-    find(conditions, type_).is_some_and(|condition| condition.status == "True")
-}
-
-/// All conditions in their order; the transition time moves only with the status.
-fn conditions(
-    previous: &[Condition],
-    judged: &judge::Judged,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Vec<Condition> {
-    let whole_seconds = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let entry = |(type_, status, reason, message): (&str, &str, &str, &str)| {
-        let before = find(previous, type_).filter(|before| before.status == status);
-        Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            observed_generation: generation,
-            last_transition_time: before.map_or(Time(whole_seconds), |before| before.last_transition_time.clone()),
-        }
-    };
-    judged.in_order().map(entry).collect()
-}
-
-/// What a pod of a revision found in the model's file.
-fn facts(pods: &[Pod], revision: &str) -> Option<ModelFacts> {
-    let newest_first = |pod: &&Pod| std::cmp::Reverse((pod.creation_timestamp(), pod.name_any()));
-    let mut pods: Vec<&Pod> = pods.iter().filter(|pod| pod::runs(pod, revision)).collect();
-    pods.sort_by_key(newest_first);
-    pods.into_iter().find_map(pod::model_facts)
+    Some((pod::quote(message), refused.last_transition_time.as_ref()?.0))
 }
 
 fn model(situation: &Situation) -> Option<ModelStatus> {
     let Situation {
         previous,
-        owner,
-        plan,
-        pods,
-        pins,
+        valid,
+        decision,
+        observed,
         ..
     } = situation;
-    let deployed = &plan.deployed;
-    let observed = facts(pods, &deployed.id).map(model_status);
-    let expected = owner
+    let deployed = &decision.plan.deployed;
+    let facts = pins::facts(observed, &deployed.id).map(model_status);
+    let expected = valid
         .digest
         .as_ref()
-        .filter(|_| !plan.is_rolled_back())
-        .or_else(|| pins.get(&deployed.pin_key));
+        .filter(|_| !decision.plan.is_rolled_back())
+        .or_else(|| decision.pins.digest(&deployed.pin_key));
     let remembered = previous
         .model
         .clone()
         .filter(|model| expected.is_some() && model.digest.as_ref() == expected);
-    let mut model = observed.or(remembered).unwrap_or_default();
+    let mut model = facts.or(remembered).unwrap_or_default();
     model.download = download(situation);
     (model != ModelStatus::default()).then_some(model)
 }
@@ -251,6 +134,7 @@ fn model_status(facts: ModelFacts) -> ModelStatus {
     let number = |number: u64| i64::try_from(number).ok();
     ModelStatus {
         digest: Some(facts.digest),
+        commit: facts.commit,
         format: Some(facts.format),
         architecture: facts.architecture,
         parameters: facts.parameters.and_then(number),
@@ -264,23 +148,18 @@ fn model_status(facts: ModelFacts) -> ModelStatus {
 
 /// The progress of the download; the numbers that are there stay until they are old enough.
 fn download(situation: &Situation) -> Option<DownloadStatus> {
-    let is_fetching = situation
+    let deployed = &situation.decision.plan.deployed.id;
+    let fetching = situation
+        .observed
         .pods
         .iter()
-        .any(|pod| pod::runs(pod, &situation.plan.deployed.id) && pod::progress_address(pod).is_some());
-    let before = situation
-        .previous
-        .model
-        .as_ref()
-        .and_then(|model| model.download.clone());
-    if !is_fetching {
-        return None;
-    }
+        .find(|pod| pod::runs(pod, deployed) && pod::is_fetching(pod))?;
+    let before = situation.previous.model.as_ref().and_then(|model| model.download.clone());
     let read_at = before
         .as_ref()
         .and_then(|before| before.observed_at.as_ref()?.parse::<Timestamp>().ok());
     let is_fresh = read_at.is_some_and(|at| situation.now.duration_since(at).as_secs() < PROGRESS_INTERVAL);
-    let Some(report) = situation.progress.filter(|_| !is_fresh) else {
+    let Some(report) = pod::fetch_report(fetching, situation.observed).filter(|_| !is_fresh) else {
         return before;
     };
     let phase = match report.phase {

@@ -1,25 +1,33 @@
 //! From an object as the cluster holds it to one that can be built: parsed once, all problems at
 //! once. Pure. Later stages never reach back into the spec.
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::{Affinity, Toleration, TopologySpreadConstraint},
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+    apimachinery::pkg::api::resource::Quantity,
 };
-use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use kube::ResourceExt;
+use serde_json::json;
 use windlass_crds::{
     ModelDeployment,
     model_deployment::{
-        engine::{Custom, KvCacheType},
+        self as spec,
+        engine::{Custom, KvCacheType, VerifyKind},
         resources::Accelerator,
+        source::Source,
+        validate,
     },
     schema,
-    source::Source,
-    validate,
 };
 
-use crate::{fingerprint, names};
+use crate::{
+    fingerprint,
+    kind::{Problems, owner::Owner, rollout::Strategy},
+    names,
+};
 
 /// Labels of accelerators give memory in MiB; vendors subtract what the device reserves. Of 24,576 MiB an L4
 /// shows 23,034 and an A10 22,731, which is 92.5 %: 92 % of what was asked for is enough.
@@ -28,9 +36,7 @@ const MEMORY_ENOUGH_PERCENT: u128 = 92;
 /// A ModelDeployment that can be built.
 #[derive(Debug, Clone)]
 pub struct ValidatedModelDeployment {
-    pub name: String,
-    pub namespace: String,
-    pub owner: OwnerReference,
+    pub owner: Owner,
     pub source: Source,
     /// Branch, tag or commit; `hf://` sources only.
     pub source_revision: Option<String>,
@@ -52,6 +58,9 @@ pub struct ValidatedModelDeployment {
     /// Number of pods that shall exist; zero when suspended.
     pub replicas: i32,
     pub progress_deadline: Duration,
+    pub strategy: Strategy,
+    /// What a Custom runtime must answer before its pod is ready; our own server verifies itself.
+    pub verification: Option<Verification>,
     /// Hash of everything that the pod template is rendered from, operator settings excepted.
     pub inputs: String,
     /// Key of the resolved digest in the ConfigMap of pins.
@@ -93,10 +102,33 @@ pub struct Placement {
     pub runtime_class_name: Option<String>,
 }
 
-/// What is wrong with a spec, one sentence each.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("; "))]
-pub struct Problems(pub Vec<String>);
+/// The request that a Custom runtime must answer before its pod is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    pub request: VerificationRequest,
+    /// How long one answer may take.
+    pub timeout: Duration,
+    /// Secret with the runtime's key.
+    pub key_secret: Option<String>,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VerificationRequest {
+    /// The request of a task, as `windlass-registry verify-runtime --task` names it.
+    Task(&'static str),
+    /// A request of the user's own.
+    Own {
+        path: String,
+        body: Option<String>,
+        expect_status: i32,
+    },
+}
+
+/// A revision needs to reach the model's source, or whatever a Custom runtime reaches.
+pub const NEEDS_EGRESS: &str = "egress";
+/// A revision runs as the ServiceAccount that is the object's own.
+pub const NEEDS_SERVICE_ACCOUNT: &str = "serviceAccount";
 
 impl ValidatedModelDeployment {
     /// The name of the revision that the spec asks for: the beginning of the inputs' hash.
@@ -106,7 +138,25 @@ impl ValidatedModelDeployment {
 
     /// Name of the ConfigMap with the resolved digests.
     pub fn pins_name(&self) -> String {
-        format!("{}-pins", self.name)
+        self.owner.child_for("pins")
+    }
+
+    /// Name of the ServiceAccount of the pods.
+    pub fn service_account_name(&self) -> String {
+        self.service_account.clone().unwrap_or_else(|| self.owner.child())
+    }
+
+    /// What the desired revision needs of the children that all revisions share.
+    pub fn needs(&self) -> BTreeSet<String> {
+        let is_local = matches!(self.source, Source::Claim { .. }) && matches!(self.engine, Engine::Windlass { .. });
+        let mut needs = BTreeSet::new();
+        if !is_local {
+            needs.insert(NEEDS_EGRESS.to_owned());
+        }
+        if self.service_account.is_none() {
+            needs.insert(NEEDS_SERVICE_ACCOUNT.to_owned());
+        }
+        needs
     }
 
     /// The port on which the engine's container serves HTTP.
@@ -130,18 +180,20 @@ impl ValidatedModelDeployment {
 ///
 /// # Errors
 /// Every problem at once.
-pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Problems> {
+pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModelDeployment, Problems> {
     let as_json = serde_json::to_value(object).map_err(|error| Problems(vec![error.to_string()]))?;
-    let mut problems = schema::check_rules(&as_json, None).err().unwrap_or_default();
+    let broken_rules = schema::check_rules::<ModelDeployment>(&as_json, None);
+    let mut problems = broken_rules.err().unwrap_or_default();
     problems.extend(validate::problems(&object.spec));
     let source = Source::parse(&object.spec.model.source);
     let deadline = validate::progress_deadline(&object.spec);
     let step_time = validate::step_time(&object.spec);
-    let owner = object.controller_owner_ref(&());
-    let (Ok(source), Ok(progress_deadline), Ok(step_time), Some(owner)) = (source, deadline, step_time, owner) else {
-        if problems.is_empty() {
-            problems.push("metadata: the object has neither name nor uid".to_owned());
-        }
+    let custom = object.spec.engine.as_ref().and_then(|engine| engine.custom.as_ref());
+    let verification = custom.map(verification).transpose();
+    // Whatever cannot be parsed is among the problems already.
+    let (Ok(source), Ok(progress_deadline), Ok(step_time), Ok(verification)) =
+        (source, deadline, step_time, verification)
+    else {
         return Err(Problems(problems));
     };
     if !problems.is_empty() {
@@ -156,14 +208,16 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
     let suspended = spec.suspend.unwrap_or(false);
     let is_hub = matches!(source, Source::Hub { .. });
     let source_revision = is_hub.then(|| spec.model.revision.clone().unwrap_or_else(|| "main".to_owned()));
-    let pin = format!(
-        "{}\n{}",
-        spec.model.source,
-        source_revision.as_deref().unwrap_or_default()
-    );
+    // A restart resolves anew: what is pinned belongs to it.
+    let restart = object.annotations().get(names::ANNOTATION_RESTART);
+    let pin = [
+        Some(spec.model.source.as_str()),
+        source_revision.as_deref(),
+        restart.map(String::as_str),
+    ];
+    let pin = pin.into_iter().flatten().collect::<Vec<_>>().join("\n");
+    let strategy = spec.rollout.as_ref().and_then(|rollout| rollout.strategy);
     Ok(ValidatedModelDeployment {
-        name: object.name_any(),
-        namespace: object.namespace().unwrap_or_default(),
         owner,
         source,
         source_revision,
@@ -206,6 +260,12 @@ pub fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Pr
         suspended,
         replicas: if suspended { 0 } else { spec.replicas.unwrap_or(1) },
         progress_deadline,
+        strategy: match strategy {
+            None | Some(spec::Strategy::Auto) => Strategy::Auto,
+            Some(spec::Strategy::Surge) => Strategy::Surge,
+            Some(spec::Strategy::Recreate) => Strategy::Recreate,
+        },
+        verification: verification.flatten(),
         inputs,
         pin_key: fingerprint::of_bytes(pin.as_bytes()).chars().take(32).collect(),
     })
@@ -224,6 +284,32 @@ fn inputs(object: &ModelDeployment) -> String {
     ))
 }
 
+/// The verification of a Custom runtime; `None` when the user wants none.
+fn verification(custom: &Custom) -> Result<Option<Verification>, String> {
+    let timeout = validate::verify_timeout(custom)?;
+    let verify = custom.verify.clone().unwrap_or_default();
+    let request = match verify.kind.unwrap_or(VerifyKind::Completion) {
+        VerifyKind::None => return Ok(None),
+        VerifyKind::Completion => VerificationRequest::Task("completion"),
+        VerifyKind::Chat => VerificationRequest::Task("chat"),
+        VerifyKind::Embedding => VerificationRequest::Task("embed"),
+        VerifyKind::Rerank => VerificationRequest::Task("rerank"),
+        VerifyKind::Request => {
+            let request = verify.request.ok_or("verify.request is missing")?;
+            VerificationRequest::Own {
+                path: request.path,
+                body: request.body,
+                expect_status: request.expect_status.unwrap_or(200),
+            }
+        }
+    };
+    Ok(Some(Verification {
+        request,
+        timeout,
+        key_secret: verify.key_secret_ref.map(|reference| reference.name),
+    }))
+}
+
 fn whole_cores(milli: i128) -> u128 {
     u128::try_from(milli / 1000).unwrap_or(0).max(1)
 }
@@ -238,30 +324,23 @@ fn accelerator(spec: Accelerator) -> ValidatedAccelerator {
     }
 }
 
-/// An object from a file, as a cluster would hand it out: with a namespace and a uid.
-///
-/// # Errors
-/// When it is no ModelDeployment.
-pub fn object_from_file(value: Value) -> Result<ModelDeployment, serde_json::Error> {
-    let mut object: ModelDeployment = serde_json::from_value(value)?;
-    object.meta_mut().namespace.get_or_insert_with(|| "default".to_owned());
-    object
-        .meta_mut()
-        .uid
-        .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".to_owned());
-    Ok(object)
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::model_deployment::ModelDeployments;
 
     fn object(spec: Value, annotations: Value) -> ModelDeployment {
-        object_from_file(json!({
+        serde_json::from_value(json!({
             "apiVersion": "windlass.dev/v1alpha1", "kind": "ModelDeployment",
-            "metadata": {"name": "chat", "annotations": annotations}, "spec": spec,
+            "metadata": {"name": "chat", "namespace": "ns", "uid": "owner", "annotations": annotations}, "spec": spec,
         }))
         .expect("object")
+    }
+
+    fn validate(object: &ModelDeployment) -> Result<ValidatedModelDeployment, Problems> {
+        super::validate(object, Owner::of::<ModelDeployments>(object).expect("owner"))
     }
 
     fn valid(spec: Value) -> ValidatedModelDeployment {
@@ -276,7 +355,7 @@ mod tests {
         for extra in [
             json!({"suspend": true}),
             json!({"replicas": 3}),
-            json!({"rollout": {"progressDeadline": "1h"}}),
+            json!({"rollout": {"progressDeadline": "1h", "strategy": "Recreate"}}),
         ] {
             let mut spec = json!({"model": {"source": SOURCE}});
             spec.as_object_mut()
@@ -293,7 +372,11 @@ mod tests {
         let spec = json!({"model": {"source": SOURCE}});
         let revision = |annotations| validate(&object(spec.clone(), annotations)).expect("valid").inputs;
         assert_eq!(revision(json!({})), revision(json!({"team": "a"})));
-        assert_ne!(revision(json!({})), revision(json!({names::ANNOTATION_RESTART: "1"})));
+        let restart = json!({names::ANNOTATION_RESTART: "1"});
+        assert_ne!(revision(json!({})), revision(restart.clone()));
+        let pin = |annotations| validate(&object(spec.clone(), annotations)).expect("valid").pin_key;
+        assert_eq!(pin(json!({})), pin(json!({"team": "a"})));
+        assert_ne!(pin(json!({})), pin(restart), "a restart resolves the model's revision anew");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::*;
-use crate::model_deployment::fixtures::config;
+use crate::model_deployment::fixtures::settings;
 
 mod campaign;
 
@@ -17,11 +17,11 @@ fn path(name: &str) -> PathBuf {
 
 fn fixture(name: &str) -> Value {
     let text = std::fs::read_to_string(path(&format!("{name}.yaml"))).expect("fixture");
-    serde_saphyr::from_str(&text).expect("YAML")
+    serde_yaml::from_str(&text).expect("YAML")
 }
 
 fn rendered(name: &str) -> Vec<Value> {
-    children(fixture(name), &config()).expect("rendered")
+    children(fixture(name), &settings()).expect("rendered")
 }
 
 fn pod_spec(children: &[Value]) -> Value {
@@ -36,7 +36,7 @@ fn pod_spec(children: &[Value]) -> Value {
 fn the_fixtures_render_as_their_goldens_say() {
     for name in FIXTURES {
         let golden = path(&format!("{name}.golden.yaml"));
-        let text = documents(fixture(name), &config()).expect("rendered");
+        let text = documents(fixture(name), &settings()).expect("rendered");
         if std::env::var_os("WINDLASS_UPDATE_GOLDENS").is_some() {
             std::fs::write(&golden, &text).expect("written");
         }
@@ -52,7 +52,7 @@ fn the_fixtures_render_as_their_goldens_say() {
 fn the_shortest_deadline_makes_a_deployment_that_kubernetes_takes() {
     let mut object = fixture("minimal");
     object["spec"]["rollout"] = json!({"progressDeadline": "10s"});
-    let children = children(object, &config()).expect("rendered");
+    let children = children(object, &settings()).expect("rendered");
     let deployment = children.last().expect("Deployment");
     let seconds = |field: &str| deployment["spec"][field].as_u64().expect("seconds");
     assert!(
@@ -177,12 +177,12 @@ fn an_object_without_the_fields_that_came_later_keeps_its_revision() {
     for later in ["stepTime", "speculativeTokens", "kvCache"] {
         engine.remove(later).expect("a field of the fixture");
     }
-    let children = children(object, &config()).expect("rendered");
+    let children = children(object, &settings()).expect("rendered");
     // What the operator that did not know them rendered for the same object.
     assert!(
         children
             .iter()
-            .any(|child| child["metadata"]["name"] == "chat-afbbe62716"),
+            .any(|child| child["metadata"]["name"] == "chat-model-afbbe62716"),
         "{children:?}"
     );
     let args = pod_spec(&children)["containers"][0]["args"].clone();
@@ -198,7 +198,7 @@ fn an_invalid_file_is_refused_with_every_problem() {
     let mut object = fixture("minimal");
     object["spec"]["replicas"] = json!(0);
     object["spec"]["resources"] = json!({"cpu": "x"});
-    let message = children(object, &config()).expect_err("rendered").to_string();
+    let message = children(object, &settings()).expect_err("rendered").to_string();
     assert!(
         message.contains("suspend") && message.contains("spec.resources.cpu"),
         "{message}"
@@ -218,4 +218,45 @@ fn the_secret_reaches_the_pod_by_reference_only() {
         *token,
         json!({"secretKeyRef": {"name": "models-token", "key": "token"}})
     );
+}
+
+#[test]
+fn several_documents_are_read_and_what_is_no_object_of_ours_is_refused_by_name() {
+    let object = std::fs::read_to_string(path("minimal.yaml")).expect("fixture");
+    assert_eq!(objects(&format!("---\n{object}\n---\n\n---\n{object}")).expect("objects").len(), 2);
+    assert!(objects("---\n").is_err());
+    assert!(objects("kind: A\nkind: B\n").is_err(), "a key that stands twice");
+    let mut other = fixture("minimal");
+    other["kind"] = json!("ModelDeploymnt");
+    let message = children(other, &settings()).expect_err("rendered").to_string();
+    assert!(message.contains("ModelDeploymnt") && message.contains("ModelDeployment"), "{message}");
+    let mut unknown = fixture("minimal");
+    unknown["spec"]["replica"] = json!(2);
+    let message = children(unknown, &settings()).expect_err("rendered").to_string();
+    assert_eq!(message, "spec.replica: is an unknown field");
+}
+
+#[test]
+fn a_cluster_without_native_sidecars_gets_an_ordinary_container_that_verifies() {
+    let old = Settings {
+        native_sidecars: false,
+        ..settings()
+    };
+    let names = |settings: &Settings, list: &str| {
+        let pod = pod_spec(&children(fixture("custom"), settings).expect("rendered"));
+        let containers = pod[list].as_array().expect("list").clone();
+        containers.iter().map(|container| container["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&settings(), "initContainers"), ["model", "verify"]);
+    assert_eq!(names(&settings(), "containers"), ["engine"]);
+    assert_eq!(names(&old, "initContainers"), ["model"]);
+    assert_eq!(names(&old, "containers"), ["engine", "verify"]);
+}
+
+#[test]
+fn the_runtimes_key_reaches_the_verification_by_reference_only() {
+    let pod = pod_spec(&rendered("custom"));
+    let variable = &pod["initContainers"][1]["env"][0];
+    let reference = json!({"secretKeyRef": {"name": "runtime-key", "key": "key"}});
+    assert_eq!((&variable["name"], &variable["valueFrom"]), (&json!("WINDLASS_RUNTIME_KEY"), &reference));
 }

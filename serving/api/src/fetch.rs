@@ -76,6 +76,9 @@ pub enum FetchFailure {
 pub struct ModelFacts {
     /// `sha256:` and 64 hex digits of the file.
     pub digest: String,
+    /// Commit of the repository that the files come from, 40 hex digits; sources without commits have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Bytes of the file.
     pub size_bytes: u64,
     /// Always `GGUF` today.

@@ -1,14 +1,13 @@
 //! The affinity of the pods: the user's, with the accelerator's demands ANDed into each node selector
 //! term. Terms are alternatives, so a demand that stood in a term of its own could be walked around.
 use k8s_openapi::api::core::v1::{Affinity, NodeSelectorRequirement, NodeSelectorTerm};
-use serde_json::{Value, json};
 
-use crate::{args::BuildConfig, model_deployment::validate::ValidatedModelDeployment};
+use crate::{context::Settings, model_deployment::validate::ValidatedModelDeployment};
 
 /// Builds the affinity; `None` when nobody demands anything.
-pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Option<Value> {
+pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Option<Affinity> {
     let mut affinity = owner.placement.affinity.clone();
-    let demands = demands(owner, config);
+    let demands = demands(owner, settings);
     if !demands.is_empty() {
         let node_affinity = affinity.node_affinity.get_or_insert_default();
         let required = node_affinity
@@ -32,24 +31,24 @@ pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Option<V
             }
         }
     }
-    (affinity != Affinity::default()).then(|| json!(affinity))
+    (affinity != Affinity::default()).then_some(affinity)
 }
 
-fn demands(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Vec<NodeSelectorRequirement> {
+fn demands(owner: &ValidatedModelDeployment, settings: &Settings) -> Vec<NodeSelectorRequirement> {
     let mut demands = Vec::new();
     let Some(accelerator) = &owner.accelerator else {
         return demands;
     };
     if !accelerator.products.is_empty() {
         demands.push(NodeSelectorRequirement {
-            key: config.product_label.clone(),
+            key: settings.product_label.clone(),
             operator: "In".to_owned(),
             values: Some(accelerator.products.clone()),
         });
     }
     if let Some(floor) = accelerator.memory_floor_mib {
         demands.push(NodeSelectorRequirement {
-            key: config.memory_label.clone(),
+            key: settings.memory_label.clone(),
             // Node labels know "greater than", not "at least".
             operator: "Gt".to_owned(),
             values: Some(vec![floor.saturating_sub(1).to_string()]),

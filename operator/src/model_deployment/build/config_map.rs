@@ -1,18 +1,13 @@
-//! The ConfigMap of resolved digests. Pods read it through an optional reference, so that a digest
-//! that is learned later changes no pod template.
-use std::collections::BTreeMap;
+//! The ConfigMap of what unpinned sources were resolved to.
+use k8s_openapi::api::core::v1::ConfigMap;
 
-use serde_json::{Value, json};
+use crate::model_deployment::{pins::Pins, validate::ValidatedModelDeployment};
 
-use super::metadata;
-use crate::model_deployment::validate::ValidatedModelDeployment;
-
-/// Builds the ConfigMap; `pins` are digests by the hash of source and revision.
-pub fn build(owner: &ValidatedModelDeployment, pins: &BTreeMap<String, String>) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata(owner, &owner.pins_name()),
-        "data": pins,
-    })
+/// Builds the ConfigMap.
+pub fn build(owner: &ValidatedModelDeployment, pins: &Pins) -> ConfigMap {
+    ConfigMap {
+        metadata: owner.owner.metadata(owner.pins_name()),
+        data: Some(pins.0.clone()),
+        ..ConfigMap::default()
+    }
 }

@@ -1,20 +1,31 @@
-//! The init container `model`: it fills the volume with a verified file, or checks the one on a claim,
-//! and reports while it works and when it ends.
-use serde_json::{Value, json};
-use windlass_crds::source::Source;
+//! The init container `model`: it fetches the model into the pod's volume, or checks the file on the claim.
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, ResourceRequirements, SecretKeySelector,
+        VolumeMount,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use windlass_crds::model_deployment::source::Source;
 
 use super::pod_template::restricted;
-use crate::{args::BuildConfig, model_deployment::validate::ValidatedModelDeployment, names};
+use crate::{
+    context::Settings,
+    model_deployment::{pins, validate::ValidatedModelDeployment},
+    names,
+};
 
 /// Builds the init container.
-pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
+pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container {
     let mut args: Vec<String> = Vec::new();
     let mut flag = |name: &str, value: &str| args.extend([format!("--{name}"), value.to_owned()]);
     let verb = match &owner.source {
         Source::Hub { repository, path } => {
             flag("source", &format!("hf://{repository}/{path}"));
             flag("revision", owner.source_revision.as_deref().unwrap_or("main"));
-            flag("hub-url", &config.hub_url);
+            flag("hub-url", &settings.hub_url);
             flag("dest", &owner.model_path());
             "fetch"
         }
@@ -35,34 +46,76 @@ pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
     flag("report", "/dev/termination-log");
     args.insert(0, verb.to_owned());
 
-    json!({
-        "name": names::CONTAINER_MODEL,
-        "image": config.registry_image,
-        "imagePullPolicy": config.image_pull_policy,
-        "args": args,
-        "env": environment(owner),
-        "ports": [{"name": "progress", "containerPort": names::PORT_PROGRESS, "protocol": "TCP"}],
+    let amounts = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+        let quantity = |(name, amount): &(&str, &str)| ((*name).to_owned(), Quantity((*amount).to_owned()));
+        pairs.iter().map(quantity).collect()
+    };
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    Container {
+        name: names::CONTAINER_MODEL.to_owned(),
+        image: Some(settings.registry_image.clone()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
+        args: Some(args),
+        env: Some(environment(owner)),
+        ports: Some(vec![ContainerPort {
+            name: Some("progress".to_owned()),
+            container_port: names::PORT_PROGRESS,
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
         // It streams: what it needs does not grow with the model.
-        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
-        "securityContext": restricted(),
-        "terminationMessagePath": "/dev/termination-log",
-        "terminationMessagePolicy": "File",
-        "volumeMounts": [
-            {"name": "models", "mountPath": names::MODELS_DIR, "readOnly": (!owner.source.is_remote()).then_some(true)},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
-    })
+        resources: Some(ResourceRequirements {
+            requests: Some(amounts(&[("cpu", "100m"), ("memory", "64Mi")])),
+            limits: Some(amounts(&[("memory", "512Mi")])),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(restricted()),
+        termination_message_path: Some("/dev/termination-log".to_owned()),
+        termination_message_policy: Some("File".to_owned()),
+        volume_mounts: Some(vec![
+            mount("models", names::MODELS_DIR, (!owner.source.is_remote()).then_some(true)),
+            mount("tmp", "/tmp", None),
+        ]),
+        ..Container::default()
+    }
 }
 
-fn environment(owner: &ValidatedModelDeployment) -> Vec<Value> {
+fn environment(owner: &ValidatedModelDeployment) -> Vec<EnvVar> {
+    let from = |name: &str, source: EnvVarSource| EnvVar {
+        name: name.to_owned(),
+        value_from: Some(source),
+        ..EnvVar::default()
+    };
+    let pin = |key: String| EnvVarSource {
+        config_map_key_ref: Some(ConfigMapKeySelector {
+            name: owner.pins_name(),
+            key,
+            optional: Some(true),
+        }),
+        ..EnvVarSource::default()
+    };
     let mut variables = Vec::new();
     if owner.digest.is_none() {
-        let pin = json!({"name": owner.pins_name(), "key": owner.pin_key, "optional": true});
-        variables.push(json!({"name": "WINDLASS_PINNED_DIGEST", "valueFrom": {"configMapKeyRef": pin}}));
+        variables.push(from("WINDLASS_PINNED_DIGEST", pin(owner.pin_key.clone())));
+    }
+    if matches!(owner.source, Source::Hub { .. }) {
+        variables.push(from("WINDLASS_PINNED_COMMIT", pin(pins::commit_key(&owner.pin_key))));
     }
     if let Some(secret) = &owner.token_secret {
-        let token = json!({"name": secret, "key": names::TOKEN_KEY});
-        variables.push(json!({"name": "WINDLASS_SOURCE_TOKEN", "valueFrom": {"secretKeyRef": token}}));
+        let token = EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector {
+                name: secret.clone(),
+                key: names::TOKEN_KEY.to_owned(),
+                optional: None,
+            }),
+            ..EnvVarSource::default()
+        };
+        variables.push(from("WINDLASS_SOURCE_TOKEN", token));
     }
     variables
 }

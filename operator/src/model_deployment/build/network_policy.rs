@@ -1,52 +1,116 @@
 //! The NetworkPolicy: requests from the object's own namespace and from the operator, nothing else in;
-//! out only what the source needs. Whoever wants more adds a policy of their own, policies add up.
-use serde_json::{Value, json};
-use windlass_crds::source::Source;
+//! out only what some revision that stays needs. Whoever wants more adds a policy of their own, policies add up.
+use std::collections::BTreeMap;
 
-use super::{metadata, selector};
+use k8s_openapi::{
+    api::networking::v1::{
+        IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
+        NetworkPolicyPort, NetworkPolicySpec,
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
 use crate::{
-    args::BuildConfig,
-    model_deployment::validate::{Engine, ValidatedModelDeployment},
+    context::Settings,
+    kind::rollout::Plan,
+    model_deployment::validate::{NEEDS_EGRESS, ValidatedModelDeployment},
     names,
 };
 
 /// Builds the NetworkPolicy.
-pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
-    // Without its namespace at hand (a run outside a cluster) the operator is known by its label alone.
-    let namespace = match &config.operator_namespace {
-        Some(namespace) => json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}}),
-        None => json!({}),
+pub fn build(owner: &ValidatedModelDeployment, settings: &Settings, plan: &Plan) -> NetworkPolicy {
+    let port = |port: IntOrString| NetworkPolicyPort {
+        protocol: Some("TCP".to_owned()),
+        port: Some(port),
+        end_port: None,
     };
-    let operator = json!({
-        "namespaceSelector": namespace,
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "windlass-operator"}},
-    });
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(owner, &owner.name),
-        "spec": {
-            "podSelector": {"matchLabels": selector(owner)},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
-                {"from": [{"podSelector": {}}, operator], "ports": [{"protocol": "TCP", "port": "http"}]},
-                {"from": [operator], "ports": [{"protocol": "TCP", "port": names::PORT_PROGRESS}]},
-            ],
-            "egress": egress(owner),
+    let own_namespace = NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    let mut clients = vec![own_namespace, operator(settings)];
+    clients.extend(settings.client_namespaces.iter().map(|name| namespace(name)));
+    NetworkPolicy {
+        metadata: owner.owner.metadata(owner.owner.child()),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(owner.owner.label_selector()),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(vec![
+                NetworkPolicyIngressRule {
+                    from: Some(clients),
+                    ports: Some(vec![port(IntOrString::String("http".to_owned()))]),
+                },
+                NetworkPolicyIngressRule {
+                    from: Some(vec![operator(settings)]),
+                    ports: Some(vec![
+                        port(IntOrString::Int(names::PORT_PROGRESS)),
+                        port(IntOrString::Int(names::PORT_VERIFY)),
+                    ]),
+                },
+            ]),
+            egress: Some(egress(plan)),
+        }),
+    }
+}
+
+fn namespace(name: &str) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(
+                "kubernetes.io/metadata.name".to_owned(),
+                name.to_owned(),
+            )])),
+            ..LabelSelector::default()
+        }),
+        ..NetworkPolicyPeer::default()
+    }
+}
+
+/// Outside a cluster the operator's namespace is not known: then its label alone identifies it.
+fn operator(settings: &Settings) -> NetworkPolicyPeer {
+    let in_namespace = match &settings.operator_namespace {
+        Some(name) => namespace(name),
+        None => NetworkPolicyPeer {
+            namespace_selector: Some(LabelSelector::default()),
+            ..NetworkPolicyPeer::default()
         },
-    })
+    };
+    NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/name".to_owned(),
+                "windlass-operator".to_owned(),
+            )])),
+            ..LabelSelector::default()
+        }),
+        ..in_namespace
+    }
 }
 
 /// A file on a claim needs no network. A download needs name resolution, whose address and port differ
 /// between clusters, and the source; the clouds' metadata service, which hands out the node's
 /// credentials, is never among them.
-fn egress(owner: &ValidatedModelDeployment) -> Value {
-    if matches!(owner.source, Source::Claim { .. }) && matches!(owner.engine, Engine::Windlass { .. }) {
-        return json!([]);
+fn egress(plan: &Plan) -> Vec<NetworkPolicyEgressRule> {
+    if !plan.needs(NEEDS_EGRESS) {
+        return Vec::new();
     }
-    json!([{"to": [
-        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
-        {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
-        {"namespaceSelector": {}},
-    ]}])
+    let block = |cidr: &str, except: &str| NetworkPolicyPeer {
+        ip_block: Some(IPBlock {
+            cidr: cidr.to_owned(),
+            except: Some(vec![except.to_owned()]),
+        }),
+        ..NetworkPolicyPeer::default()
+    };
+    let any_namespace = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    vec![NetworkPolicyEgressRule {
+        to: Some(vec![
+            block("0.0.0.0/0", "169.254.169.254/32"),
+            block("::/0", "fd00:ec2::254/128"),
+            any_namespace,
+        ]),
+        ports: None,
+    }]
 }

@@ -1,19 +1,21 @@
 //! The PodDisruptionBudget: a drain takes one pod at a time, and never waits for one that is broken.
-use serde_json::{Value, json};
+use k8s_openapi::{
+    api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 
-use super::{metadata, selector};
 use crate::model_deployment::validate::ValidatedModelDeployment;
 
 /// Builds the PodDisruptionBudget.
-pub fn build(owner: &ValidatedModelDeployment) -> Value {
-    json!({
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": metadata(owner, &owner.name),
-        "spec": {
-            "maxUnavailable": 1,
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": selector(owner)},
-        },
-    })
+pub fn build(owner: &ValidatedModelDeployment) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: owner.owner.metadata(owner.owner.child()),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            selector: Some(owner.owner.label_selector()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    }
 }

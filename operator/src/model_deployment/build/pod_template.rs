@@ -1,11 +1,22 @@
 //! The pod template of a revision: restricted, without a token, gone from a dead node after a minute.
-use k8s_openapi::api::core::v1::Toleration;
-use serde_json::{Value, json};
-use windlass_crds::{model_deployment::engine::VolumeKind, source::Source};
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, ConfigMapVolumeSource, EmptyDirVolumeSource, LocalObjectReference,
+        PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile,
+        SecretVolumeSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+use serde_json::Value;
+use windlass_crds::model_deployment::{
+    LocalReference,
+    engine::{Custom, CustomVolume, VolumeKind},
+    source::Source,
+};
 
-use super::{affinity, container_engine, container_model, labels};
+use super::{affinity, container_engine, container_model, container_verify};
 use crate::{
-    args::BuildConfig,
+    context::Settings,
     fingerprint::without_nulls,
     model_deployment::validate::{Engine, ValidatedModelDeployment},
     names,
@@ -21,62 +32,93 @@ const GRACE_SECONDS: i64 = 5 + 60 + 10;
 /// Kubernetes' own default would leave a model without pods for 5 minutes after its node died.
 const LOST_NODE_SECONDS: i64 = 60;
 
-/// Renders the pod template of the revision that the spec asks for.
-pub fn build(owner: &ValidatedModelDeployment, config: &BuildConfig) -> Value {
-    let mut pod_labels: std::collections::BTreeMap<String, String> = owner.pod_labels.clone();
-    pod_labels.extend(labels(owner).into_iter().map(|(key, value)| (key.to_owned(), value)));
-    pod_labels.insert(names::LABEL_REVISION.to_owned(), owner.revision().to_owned());
+/// Renders the pod template of the revision that the spec demands.
+///
+/// # Errors
+/// When it cannot be written as JSON: a bug.
+pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Result<Value, serde_json::Error> {
+    let mut labels = owner.pod_labels.clone();
+    labels.extend(owner.owner.labels());
+    labels.insert(names::LABEL_REVISION.to_owned(), owner.revision().to_owned());
     let mut annotations = owner.pod_annotations.clone();
     annotations.insert(
         "kubectl.kubernetes.io/default-container".to_owned(),
         names::CONTAINER_ENGINE.to_owned(),
     );
-    let pull_secrets: Vec<Value> = owner
-        .image_pull_secrets
-        .iter()
-        .map(|name| json!({ "name": name }))
-        .collect();
 
-    without_nulls(json!({
-        "metadata": {"labels": pod_labels, "annotations": annotations},
-        "spec": {
-            "serviceAccountName": owner.service_account.as_ref().unwrap_or(&owner.name),
-            "automountServiceAccountToken": false,
-            "enableServiceLinks": false,
-            "terminationGracePeriodSeconds": GRACE_SECONDS,
-            "securityContext": {
-                "runAsNonRoot": true,
-                "runAsUser": UNPRIVILEGED,
-                "runAsGroup": UNPRIVILEGED,
-                "fsGroup": UNPRIVILEGED,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "imagePullSecrets": non_empty(pull_secrets),
-            "nodeSelector": (!owner.placement.node_selector.is_empty()).then_some(&owner.placement.node_selector),
-            "tolerations": tolerations(owner),
-            "affinity": affinity::build(owner, config),
-            "topologySpreadConstraints": non_empty(spread(owner)),
-            "priorityClassName": owner.placement.priority_class_name,
-            "runtimeClassName": owner.placement.runtime_class_name,
-            "initContainers": [container_model::build(owner, config)],
-            "containers": [container_engine::build(owner, config)],
-            "volumes": volumes(owner),
-        },
-    }))
+    let mut init_containers = vec![container_model::build(owner, settings)];
+    let mut containers = vec![container_engine::build(owner, settings)];
+    if let (Engine::Custom(custom), Some(verification)) = (&owner.engine, &owner.verification) {
+        let path = container_engine::health_path(custom);
+        let verify = container_verify::build(owner, settings, verification, path);
+        if settings.native_sidecars {
+            init_containers.push(verify);
+        } else {
+            containers.push(verify);
+        }
+    }
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            service_account_name: Some(owner.service_account_name()),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            security_context: Some(pod_security()),
+            image_pull_secrets: non_empty(owner.image_pull_secrets.iter().map(|name| reference(name)).collect()),
+            node_selector: (!owner.placement.node_selector.is_empty()).then(|| owner.placement.node_selector.clone()),
+            tolerations: Some(tolerations(owner)),
+            affinity: affinity::build(owner, settings),
+            topology_spread_constraints: non_empty(spread(owner)),
+            priority_class_name: owner.placement.priority_class_name.clone(),
+            runtime_class_name: owner.placement.runtime_class_name.clone(),
+            init_containers: Some(init_containers),
+            containers,
+            volumes: Some(volumes(owner)),
+            ..PodSpec::default()
+        }),
+    };
+    Ok(without_nulls(serde_json::to_value(template)?))
+}
+
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(UNPRIVILEGED),
+        run_as_group: Some(UNPRIVILEGED),
+        fs_group: Some(UNPRIVILEGED),
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
+        ..PodSecurityContext::default()
+    }
 }
 
 /// What each container of ours is denied; a Custom runtime may loosen user and root filesystem.
-pub fn restricted() -> Value {
-    json!({
-        "allowPrivilegeEscalation": false,
-        "readOnlyRootFilesystem": true,
-        "capabilities": {"drop": ["ALL"]},
-    })
+pub fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        ..SecurityContext::default()
+    }
 }
 
-fn non_empty(list: Vec<Value>) -> Option<Vec<Value>> {
+fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
+}
+
+fn reference(name: &str) -> LocalObjectReference {
+    LocalObjectReference { name: name.to_owned() }
 }
 
 fn tolerations(owner: &ValidatedModelDeployment) -> Vec<Toleration> {
@@ -99,58 +141,90 @@ fn tolerations(owner: &ValidatedModelDeployment) -> Vec<Toleration> {
 }
 
 /// A constraint without a selector would count no pods at all.
-fn spread(owner: &ValidatedModelDeployment) -> Vec<Value> {
-    let with_selector = |constraint| {
-        let mut constraint = json!(constraint);
-        if constraint.get("labelSelector").is_none_or(Value::is_null) {
-            constraint["labelSelector"] = json!({"matchLabels": super::selector(owner)});
-        }
+fn spread(owner: &ValidatedModelDeployment) -> Vec<TopologySpreadConstraint> {
+    let mut constraints = owner.placement.topology_spread_constraints.clone();
+    for constraint in &mut constraints {
         constraint
-    };
-    owner
-        .placement
-        .topology_spread_constraints
-        .iter()
-        .map(with_selector)
-        .collect()
+            .label_selector
+            .get_or_insert_with(|| owner.owner.label_selector());
+    }
+    constraints
 }
 
-fn volumes(owner: &ValidatedModelDeployment) -> Vec<Value> {
-    let models = match &owner.source {
-        Source::Claim { claim, .. } => {
-            json!({"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": true}})
-        }
-        Source::Hub { .. } | Source::Https(_) => json!({"name": "models", "emptyDir": {}}),
-    };
-    let mut volumes = vec![models, json!({"name": "tmp", "emptyDir": {}})];
-    let Engine::Custom(custom) = &owner.engine else {
-        return volumes;
-    };
-    if let Some(size) = &custom.shm_size {
-        volumes.push(json!({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}}));
+fn volume(name: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        ..Volume::default()
     }
-    for volume in custom.volumes.iter().flatten() {
-        let reference = |reference: &Option<windlass_crds::model_deployment::LocalReference>| {
-            reference.as_ref().map(|r| r.name.clone())
-        };
-        volumes.push(match volume.kind {
-            VolumeKind::EmptyDir => {
-                let limit = volume
-                    .empty_dir
-                    .as_ref()
-                    .and_then(|directory| directory.size_limit.as_ref());
-                json!({"name": volume.name, "emptyDir": {"sizeLimit": limit}})
-            }
-            VolumeKind::ConfigMap => json!({"name": volume.name, "configMap": {"name": reference(&volume.config_map)}}),
-            VolumeKind::Secret => json!({"name": volume.name, "secret": {"secretName": reference(&volume.secret)}}),
-            VolumeKind::PersistentVolumeClaim => {
-                let claim = volume.persistent_volume_claim.as_ref();
-                json!({"name": volume.name, "persistentVolumeClaim": {
-                    "claimName": claim.map(|claim| &claim.name),
-                    "readOnly": claim.and_then(|claim| claim.read_only),
-                }})
-            }
-        });
+}
+
+fn empty(name: &str, medium: Option<&str>, limit: Option<Quantity>) -> Volume {
+    Volume {
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: medium.map(str::to_owned),
+            size_limit: limit,
+            ..EmptyDirVolumeSource::default()
+        }),
+        ..volume(name)
+    }
+}
+
+fn claim(name: &str, claim: &str, read_only: Option<bool>) -> Volume {
+    Volume {
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.to_owned(),
+            read_only,
+        }),
+        ..volume(name)
+    }
+}
+
+fn volumes(owner: &ValidatedModelDeployment) -> Vec<Volume> {
+    let models = match &owner.source {
+        Source::Claim { claim: name, .. } => claim("models", name, Some(true)),
+        Source::Hub { .. } | Source::Https(_) => empty("models", None, None),
+    };
+    let mut volumes = vec![models, empty("tmp", None, None)];
+    if let Engine::Custom(custom) = &owner.engine {
+        volumes.extend(custom_volumes(custom));
     }
     volumes
+}
+
+fn custom_volumes(custom: &Custom) -> Vec<Volume> {
+    let shm = custom.shm_size.as_ref().map(|size| empty("shm", Some("Memory"), Some(size.to_quantity())));
+    let theirs = custom.volumes.iter().flatten().map(custom_volume);
+    shm.into_iter().chain(theirs).collect()
+}
+
+fn custom_volume(theirs: &CustomVolume) -> Volume {
+    let name = |reference: &Option<LocalReference>| reference.as_ref().map(|reference| reference.name.clone());
+    match theirs.kind {
+        VolumeKind::EmptyDir => {
+            let limit = theirs.empty_dir.as_ref().and_then(|directory| directory.size_limit.as_ref());
+            empty(&theirs.name, None, limit.map(|limit| limit.to_quantity()))
+        }
+        VolumeKind::ConfigMap => Volume {
+            config_map: Some(ConfigMapVolumeSource {
+                name: name(&theirs.config_map).unwrap_or_default(),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..volume(&theirs.name)
+        },
+        VolumeKind::Secret => Volume {
+            secret: Some(SecretVolumeSource {
+                secret_name: name(&theirs.secret),
+                ..SecretVolumeSource::default()
+            }),
+            ..volume(&theirs.name)
+        },
+        VolumeKind::PersistentVolumeClaim => {
+            let reference = theirs.persistent_volume_claim.as_ref();
+            claim(
+                &theirs.name,
+                reference.map_or("", |claim| claim.name.as_str()),
+                reference.and_then(|claim| claim.read_only),
+            )
+        }
+    }
 }

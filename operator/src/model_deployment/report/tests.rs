@@ -1,13 +1,27 @@
 //! Conditions for the situations that a pod can be in, and what holds in all of them.
-use k8s_openapi::api::apps::v1::ControllerRevision;
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    api::{apps::v1::ControllerRevision, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use serde_json::{Value, json};
-use windlass_api::fetch::{FetchError, FetchFailure};
 
 use super::*;
-use crate::model_deployment::{
-    fixtures::{DIGEST, at, crashed, fetching, object, owner, pod, proven, ready, serving, stored, template},
-    revision::Verdict,
-    rollout,
+use crate::{
+    cluster::{apply::Error as WriteError, warnings::Warning},
+    kind::{
+        Kind, Status,
+        conditions::{edges, find, is_true},
+        revision::Verdict,
+    },
+    model_deployment::{
+        Decision,
+        fixtures::{
+            DIGEST, at, crashed, fetching, owner, pod, ready, serving, settings, stored, verified,
+        },
+        pins::Pins,
+    },
 };
 
 /// A situation in which only this differs from a new object.
@@ -16,8 +30,9 @@ struct Case {
     revisions: Vec<ControllerRevision>,
     pods: Vec<Pod>,
     deployment: Value,
-    proof: Option<Proof>,
-    progress: Option<FetchReport>,
+    /// What a container reports, by port.
+    report: Option<(i32, Value)>,
+    warnings: Vec<Warning>,
     pins: BTreeMap<String, String>,
     conflict: Option<&'static str>,
     refusal: Option<&'static str>,
@@ -32,8 +47,8 @@ impl Case {
             revisions: vec![],
             pods,
             deployment: json!({"observedGeneration": 1}),
-            proof: None,
-            progress: None,
+            report: None,
+            warnings: vec![],
             pins: BTreeMap::new(),
             conflict: None,
             refusal: None,
@@ -42,41 +57,71 @@ impl Case {
         }
     }
 
-    fn proven(pods: Vec<Pod>) -> Self {
+    fn verified(pods: Vec<Pod>) -> Self {
         Self {
-            revisions: vec![stored(&owner(json!({})), 1, proven(), Some(at(0)))],
+            revisions: vec![stored(&owner(json!({})), 1, verified(), None)],
             ..Self::new(pods)
         }
     }
 
+    fn observed(&self) -> Observed {
+        let deployment = json!({"metadata": {"name": "chat-model", "generation": 1},
+            "spec": {"selector": {}, "template": {}}, "status": self.deployment});
+        let pins = json!({"metadata": {"name": "chat-model-pins"}, "data": self.pins});
+        let mut children = BTreeMap::from([
+            (("Deployment".to_owned(), "chat-model".to_owned()), deployment),
+            (("ConfigMap".to_owned(), "chat-model-pins".to_owned()), pins),
+        ]);
+        for revision in &self.revisions {
+            let key = ("ControllerRevision".to_owned(), revision.metadata.name.clone().expect("name"));
+            children.insert(key, serde_json::to_value(revision).expect("JSON"));
+        }
+        let report = self.report.iter().flat_map(|(port, report)| {
+            // The addresses of the fixtures' pods.
+            ["10.0.0.1", "127.0.0.1"].map(|host| (format!("http://{host}:{port}/progress"), report.clone()))
+        });
+        let warnings = self.pods.iter().map(|pod| (pod.metadata.name.clone().expect("name"), self.warnings.clone()));
+        Observed {
+            children,
+            pods: self.pods.iter().cloned().map(Arc::new).collect(),
+            reports: report.collect(),
+            warnings: warnings.collect(),
+        }
+    }
+
+    fn decide(&self) -> Decision {
+        ModelDeployments::decide(&self.owner, &self.observed(), &settings(), self.now).expect("decision")
+    }
+
     fn report(&self) -> ModelDeploymentStatus {
-        let plan = rollout::decide(
-            &self.owner,
-            template(&self.owner),
-            &self.revisions,
-            &self.pods,
-            self.proof.as_ref(),
-            self.now,
-        );
-        let deployment: Deployment = serde_json::from_value(json!({"metadata": {"name": "chat", "generation": 1},
-            "spec": {"selector": {}, "template": {}}, "status": self.deployment}))
-        .expect("Deployment");
-        let pins = pins(&self.owner, &plan, &self.pins, &self.pods);
-        report(&Situation {
+        let observed = self.observed();
+        let decision = self.decide();
+        let refused = self.refusal.map(|message| WriteError::Api {
+            verb: "apply",
+            kind: "Service".to_owned(),
+            name: "chat-model".to_owned(),
+            source: kube::Error::Api(Box::new(serde_json::from_value(json!({
+                "status": "Failure", "message": message, "reason": "Forbidden", "code": 403})).expect("status"))),
+        });
+        let applied = Applied {
+            children: observed.children.clone(),
+            conflicts: self.conflict.map(str::to_owned).into_iter().collect(),
+            refused: refused.into_iter().collect(),
+        };
+        let report = report(&Situation {
             previous: &self.previous,
-            generation: Some(1),
-            owner: &self.owner,
-            plan: &plan,
-            deployment: Some(&deployment),
-            pods: &self.pods,
-            pins: &pins,
-            proof: self.proof.as_ref(),
-            progress: self.progress.as_ref(),
-            conflict: self.conflict,
-            refusal: self.refusal,
+            valid: &self.owner,
+            decision: &decision,
+            observed: &observed,
+            applied: &applied,
             schema_skew: None,
             now: self.now,
-        })
+        });
+        let mut status = report.status;
+        let conditions = report.conditions;
+        let conditions = conditions.into_conditions(ModelDeployments::CONDITIONS, &self.previous.conditions, Some(1), self.now);
+        status.observe(Some(1), conditions);
+        status
     }
 }
 
@@ -125,9 +170,28 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
     let suspended = owner(json!({"suspend": true}));
     let new = owner(json!({"engine": {"contextLength": 4096}}));
     let old = owner(json!({}));
-    let good_and = |verdict| vec![stored(&old, 1, proven(), None), stored(&new, 2, verdict, Some(at(0)))];
-    let (ready_type, reconciling, stalled) = (condition::READY, condition::RECONCILING, condition::STALLED);
-    let refused = |message: &str| Some(Proof::Refused(message.to_owned()));
+    let good_and = |verdict| vec![stored(&old, 1, verified(), None), stored(&new, 2, verdict, Some(at(0)))];
+    let (reconciling, stalled) = (condition::RECONCILING, condition::STALLED);
+    let mut sidecar = serving(true, json!({"running": {}}), json!({}));
+    sidecar["conditions"][0]["status"] = json!("False");
+    sidecar["containerStatuses"].as_array_mut().expect("list").push(json!({"name": "istio-proxy", "image": "",
+        "imageID": "", "ready": false, "restartCount": 0, "state": {"running": {}}}));
+    let mut gated = pod(&old, unheard.clone());
+    gated.spec.as_mut().expect("spec").readiness_gates = Some(vec![
+        serde_json::from_value(json!({"conditionType": "example.com/lb"})).expect("gate")]);
+    let verifying = |verify: Value| {
+        let mut status = unheard.clone();
+        status["initContainerStatuses"].as_array_mut().expect("list").push(verify);
+        the_pod(status)
+    };
+    let asks = || json!({"name": "verify", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"running": {}}});
+    let runtime = |phase: &str, refusals: u32| {
+        Some((8082, json!({"phase": phase, "request": "POST /v1/completions", "refusals": refusals, "since": 40,
+            "message": "POST /v1/completions answered 500"})))
+    };
+    let mount = |message: &str| vec![Warning { reason: "FailedMount".to_owned(), message: message.to_owned() }];
+    let creating = || the_pod(json!({"phase": "Pending", "podIP": "10.0.0.1", "initContainerStatuses": [{"name": "model", "image": "",
+        "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}]}));
     vec![
         (
             "new",
@@ -158,7 +222,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
         (
             "refused by quota",
             Case {
-                deployment: json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "pods \"chat-6c9-x7z\" is forbidden: exceeded quota"}]}),
+                deployment: json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "pods \"chat-model-6c9-x7z\" is forbidden: exceeded quota"}]}),
                 ..Case::new(vec![])
             },
             "PodsRefused",
@@ -173,16 +237,8 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
         (
             "a source that does not answer, while it is tried again",
             Case {
-                progress: Some(FetchReport {
-                    phase: FetchPhase::Resolving,
-                    received_bytes: 0,
-                    total_bytes: None,
-                    error: Some(FetchError {
-                        reason: FetchFailure::SourceUnavailable,
-                        message: "hub gives no usable answer: connection refused; it is tried again".to_owned(),
-                    }),
-                    model: None,
-                }),
+                report: Some((8081, json!({"phase": "Resolving", "error": {"reason": "SourceUnavailable",
+                    "message": "hub gives no usable answer: connection refused; it is tried again"}}))),
                 ..Case::new(the_pod(fetching(running.clone(), json!({}))))
             },
             "SourceUnavailable",
@@ -271,7 +327,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
         ),
         (
             "node lost",
-            Case::new(the_pod(unheard)),
+            Case::new(the_pod(unheard.clone())),
             "NodeLost",
             (condition::AVAILABLE, "False", "NoReadyPods"),
         ),
@@ -294,27 +350,72 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
                 json!({"waiting": {"reason": "RunContainerError", "message": "no such file"}}),
                 json!({}),
             ))),
-            "EngineCrashed",
-            (reconciling, "True", "EngineCrashed"),
+            "ContainerFailed",
+            (reconciling, "True", "ContainerFailed"),
         ),
         (
-            "ready, unproven",
-            Case::new(vec![ready(&old)]),
-            "ProofPending",
+            "a sidecar of somebody else",
+            Case::new(the_pod(sidecar)),
+            "SidecarNotReady",
+            (reconciling, "True", "SidecarNotReady"),
+        ),
+        (
+            "a readiness gate",
+            Case::new(vec![gated]),
+            "ReadinessGateNotMet",
+            (reconciling, "True", "ReadinessGateNotMet"),
+        ),
+        (
+            "a volume that cannot be mounted",
+            Case {
+                warnings: mount("MountVolume.SetUp failed for volume \"models\": rpc error"),
+                ..Case::new(creating())
+            },
+            "VolumeNotMounted",
+            (reconciling, "True", "VolumeNotMounted"),
+        ),
+        (
+            "a secret that is missing",
+            Case {
+                warnings: mount("MountVolume.SetUp failed for volume \"x\": secret \"files\" not found"),
+                ..Case::new(creating())
+            },
+            "ReferenceNotFound",
+            (condition::RESOLVED_REFS, "False", "ReferenceNotFound"),
+        ),
+        (
+            "verification begins",
+            Case::new(verifying(asks())),
+            "Verifying",
             (condition::AVAILABLE, "False", "NoReadyPods"),
         ),
         (
-            "ready, silent",
+            "verification waits for an answer",
             Case {
-                proof: refused("answered 500"),
-                ..Case::new(vec![ready(&old)])
+                report: runtime("Asking", 0),
+                ..Case::new(verifying(asks()))
             },
-            "ProofFailed",
-            (ready_type, "False", "ProofFailed"),
+            "Verifying",
+            (reconciling, "True", "Verifying"),
+        ),
+        (
+            "verification is refused",
+            Case {
+                report: runtime("Refused", 2),
+                ..Case::new(verifying(asks()))
+            },
+            "VerificationFailed",
+            (reconciling, "True", "VerificationFailed"),
+        ),
+        (
+            "ready at once",
+            Case::new(vec![ready(&old)]),
+            "Serving",
+            (condition::AVAILABLE, "True", "Serving"),
         ),
         (
             "serving",
-            Case::proven(vec![ready(&old)]),
+            Case::verified(vec![ready(&old)]),
             "Serving",
             (reconciling, "False", "Settled"),
         ),
@@ -322,7 +423,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             "one of two",
             Case {
                 owner: two.clone(),
-                ..Case::proven(vec![ready(&old)])
+                ..Case::verified(vec![ready(&old)])
             },
             "Serving",
             (reconciling, "True", "ReplicasNotReady"),
@@ -331,7 +432,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             "Deployment behind",
             Case {
                 deployment: json!({}),
-                ..Case::proven(vec![ready(&old)])
+                ..Case::verified(vec![ready(&old)])
             },
             "Serving",
             (reconciling, "True", "RollingOut"),
@@ -340,7 +441,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             "old pods left",
             Case {
                 owner: new.clone(),
-                revisions: good_and(proven()),
+                revisions: good_and(verified()),
                 ..Case::new(vec![ready(&new), ready(&old)])
             },
             "Serving",
@@ -379,7 +480,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             "suspending",
             Case {
                 owner: suspended.clone(),
-                ..Case::proven(vec![ready(&old)])
+                ..Case::verified(vec![ready(&old)])
             },
             "Suspended",
             (reconciling, "True", "Progressing"),
@@ -388,7 +489,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             "suspended",
             Case {
                 owner: suspended,
-                ..Case::proven(vec![])
+                ..Case::verified(vec![])
             },
             "Suspended",
             (reconciling, "False", "Settled"),
@@ -415,7 +516,7 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
             "child refused while serving",
             Case {
                 refusal: Some("no"),
-                ..Case::proven(vec![ready(&old)])
+                ..Case::verified(vec![ready(&old)])
             },
             "Serving",
             (reconciling, "True", "ApplyFailed"),
@@ -424,14 +525,14 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
 }
 
 #[test]
-fn each_situation_is_told_by_its_reason() {
-    for (name, case, ready_reason, (type_, status, reason)) in cases() {
-        let told = case.report();
-        assert_eq!(of(&told, condition::READY).1, ready_reason, "{name}: {told:#?}");
+fn each_situation_is_reported_by_its_reason() {
+    for (name, case, ready_reason, (type_, expected, reason)) in cases() {
+        let status = case.report();
+        assert_eq!(of(&status, condition::READY).1, ready_reason, "{name}: {status:#?}");
         assert_eq!(
-            of(&told, type_),
-            (status.to_owned(), reason.to_owned()),
-            "{name}: {told:#?}"
+            of(&status, type_),
+            (expected.to_owned(), reason.to_owned()),
+            "{name}: {status:#?}"
         );
     }
 }
@@ -439,59 +540,56 @@ fn each_situation_is_told_by_its_reason() {
 #[test]
 fn kstatus_holds_in_every_situation() {
     for (name, case, ..) in cases() {
-        let told = case.report();
-        let is = |type_| is_true(&told.conditions, type_);
+        let status = case.report();
+        let is = |type_| is_true(&status.conditions, type_);
         assert!(!(is(condition::RECONCILING) && is(condition::STALLED)), "{name}: both");
         assert!(
             !(is(condition::READY) && is(condition::STALLED)),
             "{name}: ready and stalled"
         );
         let settled = !is(condition::RECONCILING) && !is(condition::STALLED);
-        let is_suspended = of(&told, condition::READY).1 == reason::SUSPENDED;
+        let is_suspended = of(&status, condition::READY).1 == "Suspended";
         assert!(
             !settled || is(condition::READY) || is_suspended,
             "{name}: not ready, and nothing is said to happen"
         );
-        assert_eq!(told.observed_generation, Some(1), "{name}");
-        let types: Vec<&str> = told
+        assert_eq!(status.observed_generation, Some(1), "{name}");
+        let types: Vec<&str> = status
             .conditions
             .iter()
             .map(|condition| condition.type_.as_str())
             .collect();
-        assert_eq!(types, condition::ALL, "{name}");
-        for told in &told.conditions {
-            assert!(reason::ALL.contains(&told.reason.as_str()), "{name}: {}", told.reason);
-            assert!(
-                !told.message.is_empty() && told.message.len() < 1500,
-                "{name}: {}",
-                told.message
-            );
+        assert_eq!(types, ModelDeployments::CONDITIONS, "{name}");
+        for condition in &status.conditions {
+            let Condition { reason, message, .. } = condition;
+            assert!(Reason::parse(reason).is_some(), "{name}: {reason}");
+            assert!(!message.is_empty() && message.len() < 1500, "{name}: {message}");
         }
     }
 }
 
 #[test]
-fn the_same_situation_is_told_the_same_way_later() {
+fn the_same_situation_is_reported_the_same_way_later() {
     for (name, mut case, ..) in cases() {
         case.previous = case.report();
         case.now = at(5);
         assert_eq!(case.report(), case.previous, "{name}");
-        assert_eq!(edges(&case.previous, &case.report()), vec![], "{name}");
+        assert_eq!(edges(&case.previous.conditions, &case.report().conditions), vec![], "{name}");
     }
 }
 
 #[test]
 fn a_problem_makes_one_warning_and_progress_none() {
     for (name, case, ready_reason, _) in cases() {
-        let edges = edges(&ModelDeploymentStatus::default(), &case.report());
+        let edges = edges(&[], &case.report().conditions);
         let warnings = edges.iter().filter(|edge| edge.is_warning).count();
-        let expected = usize::from(reason::is_problem(ready_reason) || case.refusal.is_some());
+        let expected = usize::from(Reason::parse(ready_reason).is_some_and(Reason::is_problem) || case.refusal.is_some());
         assert_eq!(warnings, expected, "{name}: {edges:?}");
     }
 }
 
 #[test]
-fn a_failing_pod_is_told_the_same_way_in_all_phases_of_its_loop() {
+fn a_failing_pod_is_reported_the_same_way_in_all_phases_of_its_loop() {
     let ended = json!({"terminated": {"exitCode": 3, "reason": "Error", "message": "bad magic"}});
     let phases = [
         (ended.clone(), json!({})),
@@ -522,8 +620,8 @@ fn a_failing_pod_is_told_the_same_way_in_all_phases_of_its_loop() {
 }
 
 #[test]
-fn the_random_names_of_refused_pods_are_not_told() {
-    let told = |name: &str| {
+fn the_random_names_of_refused_pods_are_not_reported() {
+    let reported = |name: &str| {
         let message = format!("pods \"{name}\" is forbidden: exceeded quota");
         Case {
             deployment: json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": message}]}),
@@ -531,7 +629,7 @@ fn the_random_names_of_refused_pods_are_not_told() {
         }
         .report()
     };
-    assert_eq!(told("chat-6c9-aaaaa"), told("chat-6c9-bbbbb"));
+    assert_eq!(reported("chat-model-6c9-aaaaa"), reported("chat-model-6c9-bbbbb"));
 }
 
 #[test]
@@ -549,48 +647,51 @@ fn the_order_of_pods_does_not_matter() {
 
 #[test]
 fn the_models_facts_and_its_pin_come_from_the_pod() {
-    let told = Case::proven(vec![ready(&owner(json!({})))]).report();
-    let model = told.model.expect("model");
+    let owner = owner(json!({}));
+    let mut case = Case::verified(vec![ready(&owner)]);
+    let model = case.report().model.expect("model");
     assert_eq!(
         (model.digest.as_deref(), model.architecture.as_deref(), model.size_bytes),
         (Some(DIGEST), Some("llama"), Some(10))
     );
+    case.pins = BTreeMap::from([("other".to_owned(), "sha256:x".to_owned())]);
+    let pin = |digest: &str| Pins(BTreeMap::from([(owner.pin_key.clone(), digest.to_owned())]));
+    assert_eq!(case.decide().pins, pin(DIGEST));
+    case.pins = pin("sha256:first").0;
+    assert_eq!(case.decide().pins, pin("sha256:first"), "a recorded digest does not follow the source");
+}
+
+#[test]
+fn a_commit_is_pinned_next_to_the_digest() {
     let owner = owner(json!({}));
-    let plan = rollout::decide(&owner, template(&owner), &[], &[], None, at(0));
-    let kept = pins(
-        &owner,
-        &plan,
-        &BTreeMap::from([("other".to_owned(), "sha256:x".to_owned())]),
-        &[ready(&owner)],
-    );
-    assert_eq!(kept, BTreeMap::from([(owner.pin_key.clone(), DIGEST.to_owned())]));
-    let moved = BTreeMap::from([(owner.pin_key.clone(), "sha256:first".to_owned())]);
-    assert_eq!(
-        pins(&owner, &plan, &moved, &[ready(&owner)]),
-        moved,
-        "a recorded digest does not follow the source"
-    );
+    let mut pod = ready(&owner);
+    let init = &mut pod.status.as_mut().expect("status").init_container_statuses.as_mut().expect("list")[0];
+    let ended = init.state.as_mut().expect("state").terminated.as_mut().expect("terminated");
+    let commit = "0123456789012345678901234567890123456789";
+    let facts = json!({"digest": DIGEST, "sizeBytes": 10, "format": "GGUF", "commit": commit});
+    ended.message = Some(json!({"phase": "Verified", "model": facts}).to_string());
+    let case = Case::verified(vec![pod]);
+    let Pins(pins) = case.decide().pins;
+    assert_eq!(pins.get(&format!("{}.commit", owner.pin_key)).map(String::as_str), Some(commit));
+    assert_eq!(case.report().model.expect("model").commit.as_deref(), Some(commit));
 }
 
 #[test]
 fn a_digest_in_the_spec_is_not_pinned_twice() {
     let owner = owner(json!({"model": {"source": "https://h/m.gguf", "digest": DIGEST}}));
-    let plan = rollout::decide(&owner, template(&owner), &[], &[], None, at(0));
-    assert!(pins(&owner, &plan, &BTreeMap::new(), &[ready(&owner)]).is_empty());
+    let case = Case {
+        owner: owner.clone(),
+        ..Case::new(vec![ready(&owner)])
+    };
+    assert_eq!(case.decide().pins, Pins::default());
 }
 
 #[test]
-fn progress_is_told_every_ten_seconds_and_removed_at_the_end() {
-    let report = |received| FetchReport {
-        phase: FetchPhase::Downloading,
-        received_bytes: received,
-        total_bytes: Some(100),
-        error: None,
-        model: None,
-    };
+fn progress_is_reported_every_ten_seconds_and_removed_at_the_end() {
+    let report = |received: u64| Some((8081, json!({"phase": "Downloading", "receivedBytes": received, "totalBytes": 100})));
     let fetching_pod = || the_pod(fetching(json!({"running": {}}), json!({})));
     let mut case = Case {
-        progress: Some(report(10)),
+        report: report(10),
         ..Case::new(fetching_pod())
     };
     let received = |status: &ModelDeploymentStatus| {
@@ -601,7 +702,7 @@ fn progress_is_told_every_ten_seconds_and_removed_at_the_end() {
     };
     case.previous = case.report();
     assert_eq!(received(&case.previous), Some(10));
-    case.progress = Some(report(20));
+    case.report = report(20);
     case.now = at(9);
     assert_eq!(received(&case.report()), Some(10));
     case.now = at(10);
@@ -612,16 +713,16 @@ fn progress_is_told_every_ten_seconds_and_removed_at_the_end() {
 
 #[test]
 fn what_was_true_stays_true_while_a_pod_is_replaced() {
-    let mut case = Case::proven(vec![ready(&owner(json!({})))]);
+    let mut case = Case::verified(vec![ready(&owner(json!({})))]);
     case.previous = case.report();
     case.pods = the_pod(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False"}]}));
     case.pins = BTreeMap::from([(case.owner.pin_key.clone(), DIGEST.to_owned())]);
-    let told = case.report();
-    assert!(
-        is_true(&told.conditions, condition::MODEL_VERIFIED) && is_true(&told.conditions, condition::RESOLVED_REFS)
-    );
-    assert_eq!(told.model, case.previous.model);
-    assert!(!is_true(&told.conditions, condition::READY));
+    let status = case.report();
+    for type_ in [condition::MODEL_VERIFIED, condition::RESOLVED_REFS] {
+        assert!(is_true(&status.conditions, type_), "{type_}");
+    }
+    assert_eq!(status.model, case.previous.model);
+    assert!(!is_true(&status.conditions, condition::READY));
 }
 
 #[test]
@@ -630,33 +731,13 @@ fn a_transition_time_moves_only_with_the_status() {
     case.previous = case.report();
     case.pods = vec![crashed(&owner(json!({})))];
     case.now = at(60);
-    let told = case.report();
+    let status = case.report();
     let time = |status: &ModelDeploymentStatus, type_| {
         find(&status.conditions, type_).map(|condition| condition.last_transition_time.clone())
     };
-    assert_eq!(time(&told, condition::READY), time(&case.previous, condition::READY));
+    assert_eq!(time(&status, condition::READY), time(&case.previous, condition::READY));
     assert_ne!(
-        time(&told, condition::MODEL_VERIFIED),
+        time(&status, condition::MODEL_VERIFIED),
         time(&case.previous, condition::MODEL_VERIFIED)
     );
-}
-
-#[test]
-fn a_refused_object_is_stalled_and_keeps_what_is_known_about_its_pods() {
-    let serving = Case::proven(vec![ready(&owner(json!({})))]).report();
-    for reason in [reason::INVALID, reason::UNREADABLE] {
-        let told = refused(&serving, &object(json!({})).metadata, reason, "spec.x: no", at(5));
-        assert_eq!(of(&told, condition::READY), ("False".to_owned(), reason.to_owned()));
-        assert_eq!(of(&told, condition::STALLED).0, "True");
-        assert_eq!(of(&told, condition::RECONCILING).0, "False");
-        assert_eq!(of(&told, condition::AVAILABLE).0, "True");
-        assert_eq!(
-            (told.model.clone(), told.url.clone()),
-            (serving.model.clone(), serving.url.clone())
-        );
-        assert_eq!(
-            refused(&told, &object(json!({})).metadata, reason, "spec.x: no", at(9)),
-            told
-        );
-    }
 }

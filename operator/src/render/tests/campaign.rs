@@ -3,16 +3,20 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::{Map, Value, json};
-use windlass_crds::schema::model_deployment_crd;
+use windlass_crds::{ModelDeployment, schema};
 
 use super::{children, fixture};
-use crate::{model_deployment::fixtures::config, names};
+use crate::{model_deployment::fixtures::settings, names};
 
 /// Leaves with one legal value: there is nothing to change them to.
 const SINGLE_VALUED: [&str; 1] = ["model.task"];
 
 /// Leaves whose change alone contradicts a sibling (unions), and must be refused.
-const CONTRADICTIONS: [&str; 2] = ["engine.runtime", "engine.custom.volumes[].type"];
+const CONTRADICTIONS: [&str; 3] = [
+    "engine.runtime",
+    "engine.custom.verify.type",
+    "engine.custom.volumes[].type",
+];
 
 /// The fixture in which a leaf has its siblings; the first that begins the path counts.
 const BASES: [(&str, &str); 3] = [
@@ -30,6 +34,9 @@ fn examples(path: &str) -> Option<[Value; 2]> {
         "rollout.progressDeadline" => [json!("5m"), json!("6m")],
         "engine.stepTime" => [json!("40ms"), json!("1s40ms")],
         "engine.maxBatchTokens" => [json!(64), json!(65)],
+        "engine.custom.verify.timeout" => [json!("90s"), json!("91s")],
+        "engine.custom.verify.request.path" => [json!("/one"), json!("/two")],
+        "engine.custom.verify.request.body" => [json!("{}"), json!("[]")],
         "engine.custom.probePath" => [json!("/one"), json!("/two")],
         "engine.custom.volumes[].mountPath" => [json!("/one"), json!("/two")],
         "resources.accelerator.resource" => [json!("a.b/one"), json!("a.b/two")],
@@ -140,7 +147,7 @@ fn set(target: &mut Value, schema: &Value, path: &str, whole: &str, value: &Valu
 /// What reaches the cluster of a spec, without what is derived from the spec as a whole: the revision's
 /// name changes with every field, whether a pod ever sees that field or not.
 fn effect(object: Value) -> Result<Vec<Value>, String> {
-    let mut children = children(object, &config()).map_err(|error| error.to_string())?;
+    let mut children = children(object, &settings()).map_err(|error| error.to_string())?;
     children.retain(|child| child["kind"] != "ControllerRevision");
     for child in &mut children {
         if let Some(labels) = child
@@ -180,7 +187,7 @@ fn the_walk_visits_every_property_of_the_schema_that_the_chart_installs() {
     let chart =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/windlass-crds/templates/modeldeployments.yaml");
     let text = std::fs::read_to_string(chart).expect("the chart's CRD");
-    let crd: Value = serde_saphyr::from_str(&text).expect("YAML");
+    let crd: Value = serde_yaml::from_str(&text).expect("YAML");
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let mut found = Vec::new();
     leaves(spec, "", &mut found);
@@ -190,7 +197,7 @@ fn the_walk_visits_every_property_of_the_schema_that_the_chart_installs() {
 
 #[test]
 fn every_leaf_of_the_spec_changes_what_is_rendered_or_is_refused() {
-    let crd = model_deployment_crd().expect("CRD");
+    let crd = schema::crd::<ModelDeployment>().expect("CRD");
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let mut found = Vec::new();
     leaves(spec, "", &mut found);

@@ -1,17 +1,18 @@
 //! The writer against an API server in memory.
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 
 use super::*;
-use crate::memory_api::MemoryApi;
+use crate::cluster::memory_api::MemoryApi;
 
 const PATH: &str = "/api/v1/namespaces/ns/configmaps/pins";
 
 fn writer(api: &MemoryApi) -> Writer {
     let leadership = Leadership::default();
     leadership.extend(Instant::now() + Duration::from_secs(600));
-    Writer::new(api.client(), leadership, Metrics::default(), None)
+    let metrics = Metrics::new().expect("metrics");
+    Writer::new(api.client(), "test".into(), leadership, metrics, None)
 }
 
 fn intent(data: Value) -> Value {
@@ -23,13 +24,12 @@ fn intent(data: Value) -> Value {
     })
 }
 
-fn live(api: &MemoryApi) -> Option<ConfigMap> {
-    api.get(PATH)
-        .map(|object| serde_json::from_value(object).expect("ConfigMap"))
+fn config_maps() -> ChildKind {
+    ChildKind::of::<ConfigMap>()
 }
 
-async fn apply(writer: &Writer, api: &MemoryApi, data: Value) -> Result<ConfigMap, Error> {
-    writer.apply(intent(data), None, live(api).as_ref()).await
+async fn apply(writer: &Writer, api: &MemoryApi, data: Value) -> Result<Value, Error> {
+    writer.apply(&config_maps(), intent(data), None, api.get(PATH).as_ref()).await
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn an_object_that_appears_between_read_and_first_apply_is_refused_by_the_s
     api.put(PATH, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pins", "namespace": "ns"}, "data": {"a": "theirs"}}));
     let before = api.get(PATH);
     let error = writer
-        .apply::<ConfigMap>(intent(json!({"a": "1"})), None, None)
+        .apply(&config_maps(), intent(json!({"a": "1"})), None, None)
         .await
         .expect_err("applied");
     assert!(matches!(error, Error::NameConflict { .. }), "{error:?}");
@@ -108,7 +108,7 @@ async fn a_successor_with_the_same_name_is_not_overwritten() {
     api.remove(PATH);
     api.put(PATH, intent(json!({"a": "successor"})));
     let error = writer
-        .apply(intent(json!({"a": "2"})), None, Some(&old))
+        .apply(&config_maps(), intent(json!({"a": "2"})), None, Some(&old))
         .await
         .expect_err("applied");
     assert!(matches!(error, Error::Api { .. }), "{error:?}");
@@ -155,15 +155,15 @@ async fn a_delete_meets_only_the_object_that_was_seen() {
     apply(&writer, &api, json!({"a": "successor"}))
         .await
         .expect("create again");
-    writer.delete(&old).await.expect("delete");
+    writer.delete(&config_maps(), &old).await.expect("delete");
     assert!(api.get(PATH).is_some(), "the successor was deleted");
-    writer.delete(&live(&api).expect("live")).await.expect("delete");
+    writer.delete(&config_maps(), &api.get(PATH).expect("live")).await.expect("delete");
     assert!(api.get(PATH).is_none());
-    writer.delete(&old).await.expect("what is gone is gone");
+    writer.delete(&config_maps(), &old).await.expect("what is gone is gone");
 }
 
-fn deployment(api: &MemoryApi) -> Deployment {
-    serde_json::from_value(api.get(DEPLOYMENT).expect("object")).expect("Deployment")
+fn deployments() -> ChildKind {
+    ChildKind::of::<Deployment>()
 }
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/ns/deployments/chat";
@@ -179,7 +179,7 @@ async fn replicas_have_a_manager_of_their_own_and_nothing_else() {
     let writer = writer(&api);
     api.put(DEPLOYMENT, a_deployment());
     for _ in 0..3 {
-        writer.scale(&deployment(&api), 3).await.expect("scale");
+        writer.scale(&deployments(), api.get(DEPLOYMENT).expect("object"), 3).await.expect("scale");
     }
     assert_eq!(api.take_writes().len(), 1);
     let scaled = api.get(DEPLOYMENT).expect("object");
@@ -192,9 +192,9 @@ async fn scaling_reads_again_after_a_conflict() {
     let api = MemoryApi::default();
     let writer = writer(&api);
     api.put(DEPLOYMENT, a_deployment());
-    let stale = deployment(&api);
+    let stale = api.get(DEPLOYMENT).expect("object");
     api.put(DEPLOYMENT, api.get(DEPLOYMENT).expect("object"));
-    writer.scale(&stale, 2).await.expect("scale");
+    writer.scale(&deployments(), stale, 2).await.expect("scale");
     assert_eq!(api.get(DEPLOYMENT).expect("object")["spec"]["replicas"], 2);
 }
 

@@ -135,6 +135,14 @@ impl MemoryApi {
         state.applied.retain(|(object, _), _| object != path);
     }
 
+    /// The objects of an API kind in the namespace `ns`.
+    pub fn of_kind(&self, plural: &str) -> Vec<Value> {
+        let state = self.state();
+        let marker = format!("/namespaces/ns/{plural}/");
+        let of_kind = state.objects.iter().filter(|(path, _)| path.contains(&marker));
+        of_kind.map(|(_, object)| object.clone()).collect()
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().expect("no test panicked while it held the lock")
     }
@@ -158,7 +166,7 @@ impl MemoryApi {
 impl State {
     fn handle(&mut self, method: &Method, uri: &Uri, body: Value) -> (StatusCode, Value) {
         let path = uri.path().to_owned();
-        if path.contains("/events") {
+        if path.contains("/events") && method != Method::GET {
             self.events.push(body.clone());
             return (StatusCode::CREATED, body);
         }
@@ -188,6 +196,9 @@ impl State {
         if let Some(object) = self.objects.get(path) {
             return (StatusCode::OK, object.clone());
         }
+        if path.ends_with("/events") {
+            return list(Vec::new());
+        }
         let Some(selector) = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")) else {
             return failure(404, "NotFound", "no such object");
         };
@@ -201,10 +212,7 @@ impl State {
             .filter(|(_, object)| object["metadata"]["labels"][key] == value)
             .map(|(_, object)| object.clone())
             .collect();
-        (
-            StatusCode::OK,
-            json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}),
-        )
+        list(items)
     }
 
     fn apply(&mut self, path: &str, query: &str, mut patch: Value) -> (StatusCode, Value) {
@@ -231,7 +239,7 @@ impl State {
         let mut next = live.clone().unwrap_or_else(|| json!({}));
         if let Some(previous) = self.applied.get(&owner) {
             drop_fields(&mut next, previous, &patch);
-        } else if !force && live.is_some() && !crate::apply::cover::covers(&next, &patch) {
+        } else if !force && live.is_some() && !crate::cluster::cover::covers(&next, &patch) {
             return failure(409, "Conflict", "another manager owns a field");
         }
         merge(&mut next, &patch);
@@ -312,6 +320,11 @@ fn merge(live: &mut Value, patch: &Value) {
         }
         (live, patch) => *live = patch.clone(),
     }
+}
+
+fn list(items: Vec<Value>) -> (StatusCode, Value) {
+    let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
+    (StatusCode::OK, list)
 }
 
 fn failure(code: u16, reason: &str, message: &str) -> (StatusCode, Value) {

@@ -3,11 +3,10 @@
 //!
 //! - A child's first apply is not forced; later ones carry its uid; a delete carries it as precondition.
 //! - One apply for a change of intent, one for a change by others; where a mutating webhook keeps the
-//!   live object different from what was asked for, there is no second attempt.
+//!   live object different from what was applied, there is no second attempt.
 //! - Every write passes `Writer::write`, the seam at which tests end the process.
 use std::{
     collections::HashMap,
-    fmt::Debug,
     str::FromStr,
     sync::{
         Mutex, PoisonError,
@@ -15,23 +14,23 @@ use std::{
     },
 };
 
-use k8s_openapi::{NamespaceResourceScope, api::apps::v1::Deployment};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    Api, Client,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    core::ApiResource,
+    runtime::events::{Event, Recorder, Reporter},
 };
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::{fingerprint, leader::Leadership, metrics::Metrics, names};
-
-pub(crate) mod cover;
+use super::{cover, leader::Leadership};
+use crate::{fingerprint, kind::children::ChildKind, metrics::Metrics, names};
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An object of somebody else has the name.
-    #[error("the {kind} {name} exists and does not belong to this ModelDeployment")]
+    #[error("the {kind} {name} exists and does not belong to this object")]
     NameConflict { kind: String, name: String },
     /// The API server refused, or could not be reached.
     #[error("cannot {verb} the {kind} {name}")]
@@ -94,18 +93,30 @@ type Key = (String, String, String);
 /// The only writer.
 pub struct Writer {
     client: Client,
+    recorder: Recorder,
     leadership: Leadership,
     metrics: Metrics,
     fault: Option<Fault>,
     writes: AtomicU64,
-    /// What an object looked like after an apply that did not bring what was asked for (intent, content).
+    /// What an object looked like after an apply that did not bring what was applied (intent, content).
     contested: Mutex<HashMap<Key, (String, String)>>,
 }
 
 impl Writer {
-    /// A writer that writes only while `leadership` lasts.
-    pub fn new(client: Client, leadership: Leadership, metrics: Metrics, fault: Option<Fault>) -> Self {
+    /// A writer that writes only while `leadership` lasts, and reports events as `identity`.
+    pub fn new(
+        client: Client,
+        identity: String,
+        leadership: Leadership,
+        metrics: Metrics,
+        fault: Option<Fault>,
+    ) -> Self {
+        let reporter = Reporter {
+            controller: "windlass-operator".to_owned(),
+            instance: Some(identity),
+        };
         Self {
+            recorder: Recorder::new(client.clone(), reporter),
             client,
             leadership,
             metrics,
@@ -115,108 +126,101 @@ impl Writer {
         }
     }
 
-    /// Makes the live object contain `intent`, if it does not; returns what is live then.
-    ///
-    /// `on_create` is added to the object only if it does not exist yet.
+    /// Makes the live object contain `intent`, if it does not; returns what is live then. `replicas` are part of a
+    /// workload's creation only.
     ///
     /// # Errors
     /// `NameConflict`, when the object exists and has another owner; `Api` otherwise.
-    pub async fn apply<K>(&self, mut intent: Value, on_create: Option<Value>, live: Option<&K>) -> Result<K, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-    {
-        let target = Target::of::<K>(&intent);
-        let owner_uid = intent["metadata"]["ownerReferences"][0]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+    pub async fn apply(
+        &self,
+        kind: &ChildKind,
+        mut intent: Value,
+        replicas: Option<i32>,
+        live: Option<&Value>,
+    ) -> Result<Value, Error> {
+        let target = Target::of(kind.resource(), &intent);
         let hash = fingerprint::of(&intent);
+        let owner = owner_uid(&intent).unwrap_or_default().to_owned();
         intent["metadata"]["annotations"][names::ANNOTATION_INTENT] = json!(hash);
         if let Some(live) = live {
-            if !is_owned_by(live, &owner_uid) {
+            if !is_owned_by(live, &owner) {
                 return Err(target.conflict());
             }
-            let current = serde_json::to_value(live).map_err(|source| target.json(source))?;
-            let is_settled = cover::covers(&current, &intent) || self.is_contested(&target, &hash, &current);
-            // An object that is being deleted goes first; its end wakes us up.
-            if is_settled || live.meta().deletion_timestamp.is_some() {
+            let is_settled = cover::covers(live, &intent) || self.is_contested(&target, &hash, live);
+            // An object that is being deleted goes first; its end triggers the next reconcile.
+            if is_settled || is_terminating(live) {
                 return Ok(live.clone());
             }
         }
 
         let mut body = intent.clone();
-        match live {
-            Some(live) => body["metadata"]["uid"] = json!(live.uid()),
-            None => merge(&mut body, on_create.unwrap_or_default()),
+        match (live, replicas) {
+            (Some(live), _) => body["metadata"]["uid"] = live["metadata"]["uid"].clone(),
+            (None, Some(replicas)) => body["spec"]["replicas"] = json!(replicas),
+            (None, None) => {}
         }
         let mut params = PatchParams::apply(names::MANAGER);
         params.force = live.is_some();
         let send = self.write("apply", &target, async {
-            self.api::<K>(&target)
-                .patch(&target.name, &params, &Patch::Apply(&body))
-                .await
+            target.api(&self.client).patch(&target.name, &params, &Patch::Apply(&body)).await
         });
-        let applied: K = match send.await {
+        let applied = match send.await {
             Ok(applied) => applied,
             Err(kube::Error::Api(status)) if live.is_none() && status.code == 409 => return Err(target.conflict()),
-            Err(source) => return Err(target.api("apply", source)),
+            Err(source) => return Err(target.failed("apply", source)),
         };
-        let current = serde_json::to_value(&applied).map_err(|source| target.json(source))?;
+        let current = target.value(applied)?;
         self.remember(&target, hash, &current, cover::covers(&current, &intent));
-        Ok(applied)
+        Ok(current)
     }
 
-    /// Sets the number of replicas, and nothing else, if it is not what it should be.
+    /// Sets the number of a workload's replicas, and nothing else, if it is not what it should be.
     ///
-    /// The write carries the resourceVersion that the decision rests on. The Deployment controller
-    /// touches a new Deployment within milliseconds, so that a conflict is read again, twice.
+    /// The write carries the resourceVersion that the decision rests on. The workload's controller touches a new
+    /// object within milliseconds, so that a conflict is read again, twice.
     ///
     /// # Errors
     /// `Api`.
-    pub async fn scale(&self, live: &Deployment, replicas: i32) -> Result<Deployment, Error> {
-        let target =
-            Target::of::<Deployment>(&json!({"metadata": {"name": live.name_any(), "namespace": live.namespace()}}));
+    pub async fn scale(&self, kind: &ChildKind, live: Value, replicas: i32) -> Result<Value, Error> {
+        let target = Target::of(kind.resource(), &live);
         let params = PatchParams::apply(names::MANAGER_SCALE).force();
-        let mut current = live.clone();
+        let uid = live["metadata"]["uid"].clone();
+        let mut current = live;
         let mut attempts_left = 2;
         loop {
-            let owners = current.managed_fields();
-            let is_ours = owners
-                .iter()
-                .any(|entry| entry.manager.as_deref() == Some(names::MANAGER_SCALE));
-            if (current.spec.replicas == Some(replicas) && is_ours) || current.metadata.deletion_timestamp.is_some() {
+            let managers = current["metadata"]["managedFields"].as_array();
+            let is_ours = managers
+                .into_iter()
+                .flatten()
+                .any(|entry| entry["manager"] == names::MANAGER_SCALE);
+            if (current["spec"]["replicas"] == json!(replicas) && is_ours) || is_terminating(&current) {
                 return Ok(current);
             }
             let body = json!({
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
+                "apiVersion": kind.resource().api_version,
+                "kind": kind.resource().kind,
                 "metadata": {
                     "name": target.name,
                     "namespace": target.namespace,
-                    "uid": current.uid(),
-                    "resourceVersion": current.resource_version(),
+                    "uid": uid,
+                    "resourceVersion": current["metadata"]["resourceVersion"],
                 },
                 "spec": {"replicas": replicas},
             });
             let patched = self.write("scale", &target, async {
-                self.api::<Deployment>(&target)
-                    .patch(&target.name, &params, &Patch::Apply(&body))
-                    .await
+                target.api(&self.client).patch(&target.name, &params, &Patch::Apply(&body)).await
             });
             match patched.await {
-                Ok(scaled) => return Ok(scaled),
+                Ok(scaled) => return target.value(scaled),
                 Err(kube::Error::Api(status)) if status.code == 409 && attempts_left > 0 => {
                     attempts_left -= 1;
-                    let api = self.api::<Deployment>(&target);
-                    current = api
-                        .get(&target.name)
-                        .await
-                        .map_err(|source| target.api("read", source))?;
-                    if current.uid() != live.uid() {
+                    let read = target.api(&self.client).get(&target.name).await;
+                    current = target.value(read.map_err(|source| target.failed("read", source))?)?;
+                    if current["metadata"]["uid"] != uid {
                         return Err(target.conflict());
                     }
                 }
-                Err(source) => return Err(target.api("scale", source)),
+                Err(source) => return Err(target.failed("scale", source)),
             }
         }
     }
@@ -225,51 +229,54 @@ impl Writer {
     ///
     /// # Errors
     /// `Api`.
-    pub async fn status<K>(&self, object: &K, status: &Value) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-    {
+    pub async fn status(&self, resource: &ApiResource, object: &DynamicObject, status: &Value) -> Result<(), Error> {
+        let metadata = &object.metadata;
         let body = json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            "metadata": {"name": object.name_any(), "namespace": object.namespace(), "uid": object.uid()},
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
             "status": status,
         });
-        let target = Target::of::<K>(&body);
+        let target = Target::of(resource, &body);
         let params = PatchParams::apply(names::MANAGER).force();
-        // The answer is not needed, and may be an object that this program cannot read.
-        let api: Api<kube::core::PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), &target.namespace);
         self.write("status", &target, async {
-            api.patch_status(&target.name, &params, &Patch::Apply(&body)).await
+            target.api(&self.client).patch_status(&target.name, &params, &Patch::Apply(&body)).await
         })
         .await
         .map(drop)
-        .map_err(|source| target.api("write the status of", source))
+        .map_err(|source| target.failed("write the status of", source))
     }
 
     /// Deletes exactly this object; one that is gone already, or was replaced, is left alone.
     ///
     /// # Errors
     /// `Api`.
-    pub async fn delete<K>(&self, live: &K) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-    {
-        let body = json!({"metadata": {"name": live.name_any(), "namespace": live.namespace()}});
-        let target = Target::of::<K>(&body);
+    pub async fn delete(&self, kind: &ChildKind, live: &Value) -> Result<(), Error> {
+        let target = Target::of(kind.resource(), live);
+        if is_terminating(live) {
+            return Ok(());
+        }
         let params = DeleteParams::background().preconditions(Preconditions {
-            uid: live.uid(),
+            uid: live["metadata"]["uid"].as_str().map(str::to_owned),
             resource_version: None,
         });
         let deleted = self
             .write("delete", &target, async {
-                self.api::<K>(&target).delete(&target.name, &params).await
+                target.api(&self.client).delete(&target.name, &params).await
             })
             .await;
         match deleted {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            Err(source) => Err(target.api("delete", source)),
+            Err(source) => Err(target.failed("delete", source)),
+        }
+    }
+
+    /// Reports an event. The status says the same and stays, so that a failure is logged and nothing more.
+    pub async fn event(&self, event: &Event, about: &ObjectReference) {
+        self.leadership.assert();
+        if let Err(error) = self.recorder.publish(event, about).await {
+            tracing::warn!(%error, reason = event.reason, "cannot publish an event");
         }
     }
 
@@ -301,13 +308,6 @@ impl Writer {
         answer
     }
 
-    fn api<K>(&self, target: &Target) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), &target.namespace)
-    }
-
     fn is_contested(&self, target: &Target, hash: &str, current: &Value) -> bool {
         let contested = self.contested.lock().unwrap_or_else(PoisonError::into_inner);
         contested
@@ -333,23 +333,37 @@ impl Writer {
 
 /// The object that a write is about.
 struct Target {
+    resource: ApiResource,
     kind: String,
     namespace: String,
     name: String,
 }
 
 impl Target {
-    fn of<K: Resource<DynamicType = ()>>(body: &Value) -> Self {
+    fn of(resource: &ApiResource, body: &Value) -> Self {
         let text = |key: &str| body["metadata"][key].as_str().unwrap_or_default().to_owned();
         Self {
-            kind: K::kind(&()).into_owned(),
+            kind: resource.kind.clone(),
             namespace: text("namespace"),
             name: text("name"),
+            resource: resource.clone(),
         }
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        Api::namespaced_with(client.clone(), &self.namespace, &self.resource)
     }
 
     fn key(&self) -> Key {
         (self.kind.clone(), self.namespace.clone(), self.name.clone())
+    }
+
+    fn value(&self, object: DynamicObject) -> Result<Value, Error> {
+        serde_json::to_value(object).map_err(|source| Error::Json {
+            kind: self.kind.clone(),
+            name: self.name.clone(),
+            source,
+        })
     }
 
     fn conflict(&self) -> Error {
@@ -359,7 +373,7 @@ impl Target {
         }
     }
 
-    fn api(&self, verb: &'static str, source: kube::Error) -> Error {
+    fn failed(&self, verb: &'static str, source: kube::Error) -> Error {
         Error::Api {
             verb,
             kind: self.kind.clone(),
@@ -367,24 +381,26 @@ impl Target {
             source,
         }
     }
+}
 
-    fn json(&self, source: serde_json::Error) -> Error {
-        Error::Json {
-            kind: self.kind.clone(),
-            name: self.name.clone(),
-            source,
-        }
-    }
+/// The uid of an object's controller.
+pub fn owner_uid(object: &Value) -> Option<&str> {
+    controller(object)?["uid"].as_str()
+}
+
+/// The reference to an object's controller.
+pub fn controller(object: &Value) -> Option<&Value> {
+    let owners = object["metadata"]["ownerReferences"].as_array()?;
+    owners.iter().find(|owner| owner["controller"] == json!(true))
 }
 
 /// Whether an object has this owner as its controller.
-pub fn is_owned_by<K: Resource>(object: &K, owner_uid: &str) -> bool {
-    let owners = object.meta().owner_references.as_ref();
-    owners.is_some_and(|owners| {
-        owners
-            .iter()
-            .any(|owner| owner.uid == owner_uid && owner.controller == Some(true))
-    })
+pub fn is_owned_by(object: &Value, uid: &str) -> bool {
+    owner_uid(object) == Some(uid)
+}
+
+fn is_terminating(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
 }
 
 /// What people and webhooks can change: everything but bookkeeping and status.
@@ -399,19 +415,6 @@ fn content_of(object: &Value) -> String {
         }
     }
     fingerprint::of(&content)
-}
-
-/// Lays `extra` over `base`, member by member.
-fn merge(base: &mut Value, extra: Value) {
-    match (base, extra) {
-        (Value::Object(base), Value::Object(extra)) => {
-            for (key, value) in extra {
-                merge(base.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (base, extra) => *base = extra,
-    }
 }
 
 #[cfg(test)]

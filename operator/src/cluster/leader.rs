@@ -206,7 +206,7 @@ async fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory_api::MemoryApi;
+    use crate::cluster::memory_api::MemoryApi;
 
     #[test]
     fn leadership_begins_with_a_renewal_and_ends_by_itself() {

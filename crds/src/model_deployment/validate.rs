@@ -2,18 +2,21 @@
 //! distant fields. Pure; every problem comes as one sentence that begins with the field's path.
 use std::time::Duration;
 
-use crate::{
-    ModelDeploymentSpec, duration,
-    model_deployment::engine::{Custom, VolumeKind},
-    quantity::Amount,
+use super::{
+    ModelDeploymentSpec,
+    engine::{Custom, VolumeKind},
     source::Source,
 };
+use crate::{duration, quantity::Amount};
 
-/// How long a new revision may stay unproven without `spec.rollout.progressDeadline`.
+/// The default of `spec.rollout.progressDeadline`.
 pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
-/// Below this no engine could start and be asked; above it nobody waits.
+/// Below this no engine could start and answer; above it nobody waits.
 const DEADLINE_RANGE: std::ops::RangeInclusive<u64> = 10..=7 * 24 * 3600;
-/// No answer should stand still for longer; `40m` where `40ms` was meant is refused.
+/// The default of `spec.engine.custom.verify.timeout`.
+pub const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(120);
+const VERIFY_RANGE: std::ops::RangeInclusive<u64> = 1..=3600;
+/// `40m` where `40ms` was meant is refused.
 const LONGEST_STEP_TIME: Duration = Duration::from_secs(60);
 
 /// Every problem of a spec beyond what the schema refuses; empty when there is none.
@@ -84,13 +87,28 @@ pub fn progress_deadline(spec: &ModelDeploymentSpec) -> Result<Duration, String>
     Ok(duration)
 }
 
-/// How long a step of the engine should take; zero is without limit, nothing leaves it to the engine.
+/// How long a step of the engine should take; zero sets no limit, `None` leaves it to the engine.
 ///
 /// # Errors
 /// A sentence, when the text is no duration or too long a one.
 pub fn step_time(spec: &ModelDeploymentSpec) -> Result<Option<Duration>, String> {
     let text = spec.engine.as_ref().and_then(|engine| engine.step_time.as_deref());
     text.map(|text| engine_time(text, LONGEST_STEP_TIME)).transpose()
+}
+
+/// How long a Custom runtime may take to answer its verification request.
+///
+/// # Errors
+/// A sentence, when the text is no duration or out of range.
+pub fn verify_timeout(custom: &Custom) -> Result<Duration, String> {
+    let Some(text) = custom.verify.as_ref().and_then(|verify| verify.timeout.as_ref()) else {
+        return Ok(DEFAULT_VERIFY_TIMEOUT);
+    };
+    let duration = duration::read(text).ok_or_else(|| format!("`{text}` is not a duration such as 90s or 10m"))?;
+    if !VERIFY_RANGE.contains(&duration.as_secs()) {
+        return Err(format!("`{text}` must lie between 1s and 1h"));
+    }
+    Ok(duration)
 }
 
 fn engine_time(text: &str, longest: Duration) -> Result<Duration, String> {
@@ -114,6 +132,9 @@ fn positive(problems: &mut Vec<String>, field: &str, amount: Option<&Amount>) {
 fn custom_problems(problems: &mut Vec<String>, custom: &Custom) {
     const FIELD: &str = "spec.engine.custom";
     positive(problems, &format!("{FIELD}.shmSize"), custom.shm_size.as_ref());
+    if let Err(message) = verify_timeout(custom) {
+        problems.push(format!("{FIELD}.verify.timeout: {message}"));
+    }
     for (index, volume) in custom.volumes.iter().flatten().enumerate() {
         if volume.kind == VolumeKind::EmptyDir {
             let limit = volume
@@ -229,6 +250,10 @@ mod tests {
                 "spec.engine.custom.env:",
             ),
             (json!({"engine": {"stepTime": "40m"}}), "spec.engine.stepTime:"),
+            (
+                json!({"engine": {"runtime": "Custom", "custom": {"image": "x", "verify": {"timeout": "2h"}}}}),
+                "spec.engine.custom.verify.timeout:",
+            ),
             (json!({"podLabels": {"a b": "c"}}), "spec.podLabels:"),
             (json!({"podAnnotations": {"/x": "c"}}), "spec.podAnnotations:"),
             (
