@@ -5,3 +5,4 @@ pub mod headers;
 pub mod metrics;
 pub mod openai;
 pub mod tokenize;
+pub mod verify;

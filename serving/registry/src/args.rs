@@ -1,4 +1,6 @@
 //! What was typed: the command line and its twins in the environment. What it means is decided in `main`.
+mod runtime;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,6 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use windlass_registry::patience::{Patience, parse_duration};
 use windlass_registry::source::PUBLIC_HUB;
+
+pub use runtime::VerifyRuntimeArgs;
 
 /// Turns a model source into a verified local file, and serves such files.
 #[derive(Debug, Parser)]
@@ -20,8 +24,9 @@ const LONG: &str = "Turns a model source into a verified local file, and serves 
 Secrets come from the environment only:
   WINDLASS_SOURCE_TOKEN    bearer token for the source; sent to the source's own origin and never to where it redirects
   WINDLASS_PINNED_DIGEST   the digest that this source had when it was first fetched (--digest goes before it)
+  WINDLASS_RUNTIME_KEY     bearer token for the runtime that verify-runtime asks
 
-Exit status: 0 verified, 1 failed (the report says why), 2 wrong usage.";
+Exit status: 0 verified, 1 failed (the report says why), 2 wrong usage, 143 stopped by a signal.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -39,6 +44,12 @@ While it works, FILE.part and FILE.part.json stand beside FILE; FILE itself appe
   windlass-registry fetch --hub-url http://localhost:8080 --source hf://org/repo/model.gguf --dest model.gguf
 GET /health answers when it serves. Other downloaders use it with HF_ENDPOINT=http://localhost:8080.")]
     Serve(ServeArgs),
+    /// Verify the model server of the same pod with one request, and be ready once it has answered rightly
+    #[command(after_help = "Examples:
+  windlass-registry verify-runtime --runtime-url http://127.0.0.1:8000 --task chat --model qwen3
+  windlass-registry verify-runtime --path /generate --body '{\"inputs\":\"Hello\"}' --expect-status 200
+GET /ready answers 200 or 503, GET /progress the report. The key of the runtime comes from WINDLASS_RUNTIME_KEY.")]
+    VerifyRuntime(VerifyRuntimeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -116,7 +127,7 @@ pub struct ServeArgs {
     #[arg(long, env = "WINDLASS_ROOT", value_name = "DIR")]
     pub root: PathBuf,
     /// Where to listen
-    #[arg(long, env = "WINDLASS_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "WINDLASS_LISTEN", value_name = "ADDR", default_value = "[::]:8080")]
     pub listen: SocketAddr,
     /// Answer 401 to requests without the bearer token that this environment variable holds
     #[arg(long, env = "WINDLASS_REQUIRE_TOKEN_ENV", value_name = "NAME")]

@@ -1,7 +1,7 @@
 //! A model source becomes a verified local file.
 //!
 //! `fetch` downloads (resuming what an earlier run left), `verify` looks at a file that is already there, `serve`
-//! offers files under the addresses of the Hugging Face hub. A file is called verified when its size, its digest and
+//! offers files under the addresses of the Hugging Face hub. `verify-runtime` asks a model server next to it. A file is called verified when its size, its digest and
 //! its GGUF header are what they must be; until then it never stands at its final name.
 //! Nothing here knows about Kubernetes; what went wrong is told in the words of `windlass_api::fetch`.
 
@@ -11,10 +11,12 @@ pub mod download;
 pub mod failure;
 pub mod fetch;
 pub mod gguf;
+pub mod listen;
 pub mod part;
 pub mod patience;
 pub mod progress;
 pub mod report;
+pub mod runtime;
 pub mod serve;
 pub mod source;
 pub mod space;

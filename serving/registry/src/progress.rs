@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use windlass_api::fetch::{FetchError, FetchFailure, FetchPhase, FetchReport};
 
 use crate::failure::FetchFailed;
+use crate::listen;
 
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
@@ -84,8 +84,7 @@ impl Watch {
     pub async fn start(progress: &Progress, listen: Option<SocketAddr>) -> Result<Watch, FetchFailed> {
         let mut tasks = JoinSet::new();
         if let Some(address) = listen {
-            let listener = TcpListener::bind(address)
-                .await
+            let listener = listen::bind(address)
                 .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
             let bound = listener
                 .local_addr()

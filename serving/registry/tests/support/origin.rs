@@ -10,6 +10,7 @@ use std::thread;
 pub struct Seen {
     pub line: String,
     headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Seen {
@@ -73,6 +74,12 @@ impl Reply {
         let size = format!("{:x}\r\n", content.len());
         let reply = Reply::head("200 OK", &[&[("Transfer-Encoding", "chunked")], headers].concat());
         reply.then(size.as_bytes()).then(content).then(b"\r\n0\r\n\r\n")
+    }
+
+    /// Any status with a body.
+    pub fn answer(status: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let length = body.len().to_string();
+        Reply::head(status, &[&[("Content-Length", length.as_str())], headers].concat()).then(body.as_bytes())
     }
 
     pub fn redirect(location: &str) -> Reply {
@@ -173,5 +180,15 @@ fn read_head(stream: &mut TcpStream) -> Option<Seen> {
     let headers = headers
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
-    Some(Seen { line, headers })
+    let mut seen = Seen {
+        line,
+        headers,
+        body: Vec::new(),
+    };
+    let length = seen
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    seen.body.resize(length, 0);
+    stream.read_exact(&mut seen.body).ok()?;
+    Some(seen)
 }
