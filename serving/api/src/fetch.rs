@@ -76,6 +76,10 @@ pub enum FetchFailure {
 pub struct ModelFacts {
     /// `sha256:` and 64 hex digits of the file.
     pub digest: String,
+    /// The commit of the hub's repository from which the file was fetched, 40 hex digits; absent for other sources and
+    /// for hubs that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Bytes of the file.
     pub size_bytes: u64,
     /// Always `GGUF` today.

@@ -21,9 +21,10 @@ pub struct Cli {
 
 const LONG: &str = "Turns a model source into a verified local file, and serves such files.
 
-Secrets come from the environment only:
+From the environment only come secrets, and what an earlier fetch recorded:
   WINDLASS_SOURCE_TOKEN    bearer token for the source; sent to the source's own origin and never to where it redirects
   WINDLASS_PINNED_DIGEST   the digest that this source had when it was first fetched (--digest goes before it)
+  WINDLASS_PINNED_COMMIT   the commit to which this source's revision was first resolved; it goes before --revision
   WINDLASS_RUNTIME_KEY     bearer token for the runtime that verify-runtime asks
 
 Exit status: 0 verified, 1 failed (the report says why), 2 wrong usage, 143 stopped by a signal.";
@@ -72,6 +73,9 @@ pub struct FetchArgs {
     /// Refuse files of more than so many bytes
     #[arg(long, env = "WINDLASS_MAX_SIZE", value_name = "BYTES")]
     pub max_size: Option<u64>,
+    /// Certificates in PEM to trust like those of the system (SSL_CERT_FILE names other ones instead)
+    #[arg(long, env = "WINDLASS_CA_BUNDLE", value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
     #[command(flatten)]
     pub reporting: ReportingArgs,
     /// Give a connection up after so long without a byte

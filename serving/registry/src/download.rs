@@ -178,6 +178,7 @@ async fn attempt(
     if part.length() > 0 {
         part.mark_resumed();
     }
+    let commit = announced.commit.map(|commit| commit.to_string());
     let announced = announced
         .digest
         .map(|digest| digest.hex())
@@ -187,6 +188,7 @@ async fn attempt(
         etag: heads.etag,
         total,
         announced,
+        commit: commit.or_else(|| part.note().commit.clone()),
     };
     part.remember(note)?;
     progress.expect(total);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use windlass_api::fetch::FetchFailure;
 
+use crate::commit::Commit;
 use crate::digest::Digest;
 
 /// Why there is no verified file.
@@ -17,6 +18,14 @@ pub enum FetchFailed {
     InvalidSource { why: String },
     #[error("{which} is not `sha256:` and 64 hex digits; correct it or leave it out")]
     InvalidDigest { which: &'static str },
+    #[error("the recorded commit is not 40 hex digits; set a new value for the annotation windlass.dev/restart")]
+    InvalidCommit,
+    #[error(
+        "the hub no longer has commit {commit} of {what}, which this deployment recorded; set a new value for the annotation windlass.dev/restart to resolve the revision again"
+    )]
+    CommitGone { what: String, commit: Commit },
+    #[error("the CA bundle {} holds no certificate in PEM; correct it or leave it out", path.display())]
+    InvalidBundle { path: PathBuf },
     #[error("{what} does not exist{detail}; correct spec.model.source or spec.model.revision")]
     NotFound { what: String, detail: String },
     #[error(
@@ -72,7 +81,7 @@ pub enum FetchFailed {
 }
 
 impl FetchFailed {
-    /// A failed file operation: a full volume is told apart from all else.
+    /// A failed file operation: a full volume is distinguished from all else.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> FetchFailed {
         let path = path.into();
         match source.kind() {
@@ -87,8 +96,9 @@ impl FetchFailed {
     pub fn reason(&self) -> FetchFailure {
         match self {
             FetchFailed::InvalidSource { .. } | FetchFailed::InvalidDigest { .. } => FetchFailure::InvalidSource,
-            FetchFailed::OutsideVolume { .. } => FetchFailure::InvalidSource,
-            FetchFailed::NotFound { .. } => FetchFailure::NotFound,
+            FetchFailed::OutsideVolume { .. } | FetchFailed::InvalidCommit => FetchFailure::InvalidSource,
+            FetchFailed::InvalidBundle { .. } => FetchFailure::InvalidSource,
+            FetchFailed::NotFound { .. } | FetchFailed::CommitGone { .. } => FetchFailure::NotFound,
             FetchFailed::CredentialsRequired { .. } => FetchFailure::CredentialsRequired,
             FetchFailed::CredentialsRejected { .. } | FetchFailed::UnusableToken => FetchFailure::CredentialsRejected,
             FetchFailed::SourceUnavailable { .. } => FetchFailure::SourceUnavailable,

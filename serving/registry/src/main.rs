@@ -10,7 +10,9 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use windlass_api::fetch::ModelFacts;
-use windlass_registry::connection::{Token, install_cryptography};
+use windlass_registry::client::install_cryptography;
+use windlass_registry::commit::Commit;
+use windlass_registry::connection::Token;
 use windlass_registry::download::Demand;
 use windlass_registry::failure::FetchFailed;
 use windlass_registry::fetch::{self, Order};
@@ -88,6 +90,7 @@ async fn run_fetch(args: &FetchArgs, progress: &Progress) -> Result<ModelFacts, 
     let pinned = variable("WINDLASS_PINNED_DIGEST");
     let order = Order {
         source: Source::parse(&args.source, &args.revision, &args.hub_url)?,
+        commit: Commit::recorded(variable("WINDLASS_PINNED_COMMIT").as_deref())?,
         dest: args.dest.clone(),
         token: variable("WINDLASS_SOURCE_TOKEN").map_or(Ok(None), |text| Token::parse(&text))?,
         demand: Demand {
@@ -95,6 +98,7 @@ async fn run_fetch(args: &FetchArgs, progress: &Progress) -> Result<ModelFacts, 
             limit: args.max_size,
         },
         patience: args.patience(),
+        bundle: args.ca_bundle.clone(),
     };
     tracing::info!("fetching {} to {}", order.source.shown(), order.dest.display());
     fetch::fetch(&order, progress).await

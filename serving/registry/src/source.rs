@@ -4,6 +4,7 @@
 //! because queries of signed links are credentials too.
 use reqwest::Url;
 
+use crate::commit::Commit;
 use crate::failure::FetchFailed;
 
 /// The hub that `hf://` means unless the administrator names another.
@@ -16,6 +17,20 @@ const LONGEST: usize = 2048;
 pub struct Source {
     url: Url,
     shown: String,
+    place: Option<Place>,
+}
+
+/// What a hub calls the source.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The hub's address.
+    hub: Url,
+    /// `org/repo`.
+    pub repository: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// The path of the file in the repository; empty for the whole repository.
+    pub file: String,
 }
 
 impl Source {
@@ -56,6 +71,21 @@ impl Source {
     /// The source for people: as typed, without query.
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// What the hub calls it; `None` for `https://`.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// The same file or repository at another revision; an `https://` source has none and stays as it is.
+    pub fn at(&self, commit: &Commit) -> Source {
+        let mut source = self.clone();
+        if let Some(place) = &mut source.place {
+            place.revision = commit.to_string();
+            source.url = place.resolve();
+        }
+        source
     }
 
     fn of_hub(text: &str, path: &str, revision: &str, hub: &str) -> Result<Source, FetchFailed> {
@@ -100,12 +130,17 @@ impl Source {
         url.set_fragment(None);
         url.path_segments_mut()
             .map_err(|()| refused("the hub's address cannot have a path".into()))?
-            .pop_if_empty()
-            .extend([*org, *repo, "resolve", revision])
-            .extend(file);
+            .pop_if_empty();
+        let place = Place {
+            hub: url,
+            repository: format!("{org}/{repo}"),
+            revision: revision.to_owned(),
+            file: file.join("/"),
+        };
         Ok(Source {
-            url,
+            url: place.resolve(),
             shown: text.to_owned(),
+            place: Some(place),
         })
     }
 
@@ -126,7 +161,37 @@ impl Source {
         Ok(Source {
             shown: shown.into(),
             url,
+            place: None,
         })
+    }
+}
+
+impl Place {
+    /// The address of the file: `HUB/org/repo/resolve/REVISION/path`.
+    fn resolve(&self) -> Url {
+        let file = self.file.split('/').filter(|part| !part.is_empty());
+        let repository = self.repository.split('/');
+        self.below(repository.chain(["resolve", &self.revision]).chain(file))
+    }
+
+    /// An address of the hub's API about this revision: `HUB/api/models/org/repo/WHAT/REVISION`.
+    pub fn api(&self, what: &str) -> Url {
+        let repository = self.repository.split('/');
+        self.below(
+            ["api", "models"]
+                .into_iter()
+                .chain(repository)
+                .chain([what, &self.revision]),
+        )
+    }
+
+    fn below<'a>(&self, parts: impl Iterator<Item = &'a str>) -> Url {
+        let mut url = self.hub.clone();
+        // Parse has refused hubs whose address cannot have a path.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(parts);
+        }
+        url
     }
 }
 
@@ -168,6 +233,22 @@ mod tests {
             found,
             "http://hub.windlass:8080/mirror/org/repo/resolve/refs%2Fpr%2F1/f.gguf"
         );
+    }
+
+    #[test]
+    fn a_commit_takes_the_place_of_the_revision_and_the_api_has_its_addresses() {
+        let hub = "http://hub.windlass:8080/mirror";
+        let commit = Commit::from_hex(&"ab".repeat(20)).unwrap();
+        let source = Source::parse("hf://org/repo/a/f.gguf", "main", hub).unwrap();
+        let expected = format!("{hub}/org/repo/resolve/{commit}/a/f.gguf");
+        assert_eq!(source.at(&commit).url().as_str(), expected);
+        let place = source.place().unwrap();
+        assert_eq!(
+            place.api("tree").as_str(),
+            format!("{hub}/api/models/org/repo/tree/main")
+        );
+        let plain = Source::parse("https://host/f.gguf", "main", hub).unwrap();
+        assert_eq!(plain.at(&commit).url(), plain.url());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use windlass_api::fetch::FetchFailure;
+use windlass_registry::commit::Commit;
 use windlass_registry::serve::{Hub, serve};
 
 use support::{digest_of, model, order, run, with_token};
@@ -88,7 +89,6 @@ async fn a_head_and_a_get_have_the_headers_of_the_hub() {
             format!("\netag: \"{hex}\""),
             format!("\nx-linked-etag: \"{hex}\""),
             format!("\nx-linked-size: {}", model().len()),
-            format!("\nx-repo-commit: {}", &hex[..40]),
             format!("\ncontent-length: {}", model().len()),
             "\naccept-ranges: bytes".to_owned(),
         ] {
@@ -121,19 +121,79 @@ async fn ranges_give_their_bytes_and_if_range_guards_them() {
     );
 }
 
+/// The value of a header of an answer's head.
+fn header(head: &str, name: &str) -> String {
+    let line = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+    line.unwrap_or_else(|| panic!("no {name} in {head}")).to_owned()
+}
+
 #[tokio::test]
 async fn the_commit_that_the_hub_names_is_a_revision_and_others_are_not() {
     let hub = Served::start(None).await;
-    let commit = &digest_of(&model()).hex()[..40];
-    let (head, _) = hub
-        .ask("HEAD", &format!("/org/repo/resolve/{commit}/model.gguf"), "")
-        .await;
-    assert!(head.starts_with("http/1.1 200"), "{head}");
-    let (head, _) = hub.ask("HEAD", "/org/repo/resolve/v9/model.gguf", "").await;
-    assert!(
-        head.starts_with("http/1.1 404") && head.contains("x-error-code: revisionnotfound"),
-        "{head}"
+    let commit = header(&hub.ask("HEAD", FILE, "").await.0, "x-repo-commit");
+    assert_eq!(commit.len(), 40);
+    for path in [
+        format!("/org/repo/resolve/{commit}/model.gguf"),
+        format!("/api/models/org/repo/revision/{commit}"),
+        format!("/api/models/org/repo/tree/{commit}"),
+    ] {
+        let (head, _) = hub.ask("HEAD", &path, "").await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        assert_eq!(header(&head, "x-repo-commit"), commit);
+    }
+    for path in ["/org/repo/resolve/v9/model.gguf", "/api/models/org/repo/tree/v9"] {
+        let (head, _) = hub.ask("HEAD", path, "").await;
+        assert!(
+            head.starts_with("http/1.1 404") && head.contains("x-error-code: revisionnotfound"),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_repository_is_described_and_its_tree_comes_in_pages() {
+    let hub = Served::start(None).await;
+    let repository = hub.folder.path().join("root/org/repo");
+    fs::create_dir(repository.join("sub")).unwrap();
+    fs::write(repository.join("sub/config.json"), "{}").unwrap();
+    let json = |body: &[u8]| serde_json::from_slice::<serde_json::Value>(body).unwrap();
+    let (head, body) = hub.ask("GET", "/api/models/org/repo", "").await;
+    assert_eq!(json(&body)["sha"], header(&head, "x-repo-commit"));
+    assert_eq!(json(&body)["siblings"][1]["rfilename"], "sub/config.json");
+    let tree = "/api/models/org/repo/tree/main?recursive=true&limit=1";
+    let (head, body) = hub.ask("GET", tree, "").await;
+    assert_eq!(
+        (json(&body)[0]["path"].as_str(), json(&body)[0]["lfs"].as_object()),
+        (Some("model.gguf"), None)
     );
+    hub.ask("HEAD", FILE, "").await; // computes the digest
+    let known = json(&hub.ask("GET", tree, "").await.1);
+    assert_eq!(known[0]["lfs"]["oid"], digest_of(&model()).hex());
+    let next = header(&head, "link");
+    let next = next
+        .strip_prefix("<http://hub")
+        .unwrap()
+        .strip_suffix(">; rel=\"next\"")
+        .unwrap()
+        .to_owned();
+    let (head, body) = hub.ask("GET", &next, "").await;
+    assert_eq!(
+        (json(&body)[0]["path"].as_str(), json(&body)[0]["size"].as_u64()),
+        (Some("sub/config.json"), Some(2))
+    );
+    assert!(!head.contains("link:"), "{head}");
+}
+
+#[tokio::test]
+async fn a_fetch_from_the_hub_reports_its_commit_and_works_by_that_commit() {
+    let hub = Served::start(None).await;
+    let commit = header(&hub.ask("HEAD", FILE, "").await.0, "x-repo-commit");
+    let folder = tempfile::tempdir().unwrap();
+    let mut wanted = order(&hub.url(), folder.path());
+    assert_eq!(run(&wanted).await.unwrap().commit.as_ref(), Some(&commit));
+    wanted.commit = Commit::from_hex(&commit);
+    wanted.dest = folder.path().join("again.gguf");
+    assert_eq!(run(&wanted).await.unwrap().commit.as_ref(), Some(&commit));
 }
 
 #[tokio::test]

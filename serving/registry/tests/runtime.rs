@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::routing::{get, post};
 use tokio::task::JoinHandle;
 use windlass_api::verify::{RuntimePhase, RuntimeReport};
-use windlass_registry::connection::install_cryptography;
+use windlass_registry::client::install_cryptography;
 use windlass_registry::runtime::client::{Key, Runtime};
 use windlass_registry::runtime::request::{Expect, Request, Task, parse_base};
 use windlass_registry::runtime::state::State;

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use windlass_api::fetch::ModelFacts;
-use windlass_registry::connection::{Token, install_cryptography};
+use windlass_registry::client::install_cryptography;
+use windlass_registry::connection::Token;
 use windlass_registry::digest::Digest;
 use windlass_registry::download::{Demand, Expected};
 use windlass_registry::failure::FetchFailed;
@@ -35,8 +36,10 @@ pub fn order(hub: &str, folder: &Path) -> Order {
     install_cryptography();
     Order {
         source: Source::parse("hf://org/repo/model.gguf", "main", hub).unwrap(),
+        commit: None,
         dest: folder.join("model.gguf"),
         token: None,
+        bundle: None,
         demand: Demand {
             expected: None,
             limit: None,
