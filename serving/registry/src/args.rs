@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use windlass_registry::patience::{Patience, parse_duration};
+use windlass_registry::pattern::Patterns;
 use windlass_registry::source::PUBLIC_HUB;
 
 pub use runtime::VerifyRuntimeArgs;
@@ -34,7 +35,9 @@ pub enum Command {
     /// Download a model file, resuming what an earlier run left, and verify it
     #[command(after_help = "Examples:
   windlass-registry fetch --source hf://HuggingFaceTB/SmolLM2-135M-Instruct-GGUF/smollm2.gguf --dest /models/model.gguf
+  windlass-registry fetch --source hf://Qwen/Qwen3-0.6B --ignore '*.py' --dest /models/qwen3
   windlass-registry fetch --source https://host/model.gguf --digest sha256:… --dest model.gguf --report report.json
+A model in several files (NAME-00001-of-0000N.gguf) is fetched whole; --dest ends with the name of the first one.
 While it works, FILE.part and FILE.part.json stand beside FILE; FILE itself appears when it is verified.")]
     Fetch(FetchArgs),
     /// Verify a model file that is already on a volume
@@ -55,11 +58,11 @@ GET /ready answers 200 or 503, GET /progress the report. The key of the runtime 
 
 #[derive(Debug, Args)]
 pub struct FetchArgs {
-    /// hf://org/repo/path/to/file.gguf or https://host/path/file.gguf
+    /// hf://org/repo/path/to/file.gguf, hf://org/repo for the whole repository, or https://host/path/file.gguf
     #[arg(long, env = "WINDLASS_SOURCE", value_name = "SOURCE")]
     pub source: String,
-    /// The file to make; its folder is created
-    #[arg(long, env = "WINDLASS_DEST", value_name = "FILE")]
+    /// The file to make, or the folder for a whole repository; the folder above is created
+    #[arg(long, env = "WINDLASS_DEST", value_name = "PATH")]
     pub dest: PathBuf,
     /// Branch, tag or commit of an hf:// source
     #[arg(long, env = "WINDLASS_REVISION", default_value = "main")]
@@ -76,6 +79,8 @@ pub struct FetchArgs {
     /// Certificates in PEM to trust like those of the system (SSL_CERT_FILE names other ones instead)
     #[arg(long, env = "WINDLASS_CA_BUNDLE", value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub patterns: PatternArgs,
     #[command(flatten)]
     pub reporting: ReportingArgs,
     /// Give a connection up after so long without a byte
@@ -102,7 +107,7 @@ impl FetchArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The model file; links may not leave the volume
+    /// The model file or folder; links may not leave the volume
     #[arg(long, env = "WINDLASS_FILE", value_name = "PATH")]
     pub file: PathBuf,
     /// The folder at which the volume is mounted
@@ -112,7 +117,29 @@ pub struct VerifyArgs {
     #[arg(long, env = "WINDLASS_DIGEST", value_name = "DIGEST")]
     pub digest: Option<String>,
     #[command(flatten)]
+    pub patterns: PatternArgs,
+    #[command(flatten)]
     pub reporting: ReportingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PatternArgs {
+    /// Of a repository or folder only files that match one of these: *.json, a folder/, as huggingface_hub reads them
+    #[arg(long, env = "WINDLASS_ALLOW", value_name = "PATTERN", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Of a repository or folder no files that match one of these
+    #[arg(long, env = "WINDLASS_IGNORE", value_name = "PATTERN", value_delimiter = ',')]
+    pub ignore: Vec<String>,
+}
+
+impl PatternArgs {
+    pub fn patterns(&self) -> Patterns {
+        let given = |patterns: &[String]| patterns.iter().filter(|pattern| !pattern.is_empty()).cloned().collect();
+        Patterns {
+            allow: given(&self.allow),
+            ignore: given(&self.ignore),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -161,6 +161,11 @@ impl<'a> Connection<'a> {
     /// GETs a JSON document of the source's own origin, of at most `most` bytes; redirects are followed only there.
     pub async fn document(&self, url: &Url, most: usize) -> Result<Document, NoAnswer> {
         let mut url = url.clone();
+        // Each request carries the token; a page may name any address as the next one.
+        if url.origin() != self.source.url().origin() {
+            let last = format!("a page of its API that leads to {}", host_of(&url));
+            return Err(NoAnswer::Failed(self.unusable(self.source.url(), last)));
+        }
         for _ in 0..=MOST_REDIRECTS {
             let host = host_of(&url);
             let mut response = self.send(Method::GET, &url, true, &HeaderMap::new()).await?;

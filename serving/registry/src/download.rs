@@ -28,6 +28,8 @@ const WORTH: u64 = 1 << 20;
 pub struct Demand {
     /// From the spec or from the recorded pin.
     pub expected: Option<Expected>,
+    /// The digest that the source's listing has.
+    pub listed: Option<Digest>,
     /// Refuse files above this size.
     pub limit: Option<u64>,
 }

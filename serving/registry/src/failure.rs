@@ -24,6 +24,33 @@ pub enum FetchFailed {
         "the hub no longer has commit {commit} of {what}, which this deployment recorded; set a new value for the annotation windlass.dev/restart to resolve the revision again"
     )]
     CommitGone { what: String, commit: Commit },
+    #[error("no file of {what} passes the allow and ignore patterns; correct them, or the source")]
+    NothingChosen { what: String },
+    #[error("{what} has more than {most} files; choose some of them with allow and ignore patterns")]
+    TooManyFiles { what: String, most: usize },
+    #[error("{what} lists {name:?}, which {why}; choose another repository, or add it to the ignore patterns")]
+    UnsafeName {
+        what: String,
+        name: String,
+        why: &'static str,
+    },
+    #[error(
+        "{what} has {file}, which is {kind}; add `{pattern}` to the ignore patterns if the runtime does not need it, or choose a repository with safetensors"
+    )]
+    UnsafeFile {
+        what: String,
+        file: String,
+        kind: &'static str,
+        pattern: &'static str,
+    },
+    #[error(
+        "{file} of {what} asks for code ({code}) in its auto_map; add `*.py` to the ignore patterns if the runtime knows the architecture and trusts no remote code, or choose another repository"
+    )]
+    RemoteCode { what: String, file: String, code: String },
+    #[error("{what} has no .safetensors file; correct the allow and ignore patterns, or choose another repository")]
+    NoWeights { what: String },
+    #[error("{what} is not as it should be: {why}; get it again from its publisher")]
+    Malformed { what: String, why: String },
     #[error("the CA bundle {} holds no certificate in PEM; correct it or leave it out", path.display())]
     InvalidBundle { path: PathBuf },
     #[error("{what} does not exist{detail}; correct spec.model.source or spec.model.revision")]
@@ -97,7 +124,11 @@ impl FetchFailed {
         match self {
             FetchFailed::InvalidSource { .. } | FetchFailed::InvalidDigest { .. } => FetchFailure::InvalidSource,
             FetchFailed::OutsideVolume { .. } | FetchFailed::InvalidCommit => FetchFailure::InvalidSource,
-            FetchFailed::InvalidBundle { .. } => FetchFailure::InvalidSource,
+            FetchFailed::InvalidBundle { .. } | FetchFailed::NothingChosen { .. } => FetchFailure::InvalidSource,
+            FetchFailed::TooManyFiles { .. } | FetchFailed::UnsafeFile { .. } => FetchFailure::InvalidSource,
+            FetchFailed::RemoteCode { .. } => FetchFailure::InvalidSource,
+            FetchFailed::UnsafeName { .. } | FetchFailed::NoWeights { .. } => FetchFailure::InvalidFile,
+            FetchFailed::Malformed { .. } => FetchFailure::InvalidFile,
             FetchFailed::NotFound { .. } | FetchFailed::CommitGone { .. } => FetchFailure::NotFound,
             FetchFailed::CredentialsRequired { .. } => FetchFailure::CredentialsRequired,
             FetchFailed::CredentialsRejected { .. } | FetchFailed::UnusableToken => FetchFailure::CredentialsRejected,

@@ -15,8 +15,11 @@ use crate::gguf::{self, Unreadable};
 use crate::hub;
 use crate::part::{Part, folder_of};
 use crate::patience::Patience;
+use crate::pattern::Patterns;
 use crate::progress::Progress;
+use crate::repository;
 use crate::source::Source;
+use crate::split;
 
 /// What to fetch, whereto, and within which limits.
 pub struct Order {
@@ -24,8 +27,10 @@ pub struct Order {
     pub source: Source,
     /// The commit that this deployment recorded; it goes before the source's revision.
     pub commit: Option<Commit>,
-    /// The file that shall be there in the end; its folder is created.
+    /// The file that shall be there in the end, or the folder for a whole repository; the folder above is created.
     pub dest: PathBuf,
+    /// Which files of a whole repository.
+    pub patterns: Patterns,
     /// Sent to the source's own origin only.
     pub token: Option<Token>,
     /// Digest and size.
@@ -73,7 +78,7 @@ async fn by_commit(
     progress: &Progress,
 ) -> Result<ModelFacts, FetchFailed> {
     let source = order.source.at(&commit);
-    let facts = file(order, client, &source, progress).await?;
+    let facts = content(order, client, &source, progress).await?;
     Ok(with_commit(facts, Some(commit)))
 }
 
@@ -85,17 +90,22 @@ async fn by_revision(order: &Order, client: &Client, progress: &Progress) -> Res
             commit: Some(commit),
             ..Announced::default()
         },
+        None if order.source.place().is_some_and(|place| place.file.is_empty()) => Announced::default(),
         None if order.source.place().is_some() || order.dest.exists() => home.announced().await,
         None => Announced::default(),
     };
-    if let Some(facts) = reuse(order, announced.digest, progress).await? {
+    // What the first of several parts announces is not the digest of all.
+    let digest = announced
+        .digest
+        .filter(|_| matches!(split::of_source(&order.source), Ok(None)));
+    if let Some(facts) = reuse(order, digest, progress).await? {
         return Ok(with_commit(
             facts,
             announced.commit.filter(|_| order.source.place().is_some()),
         ));
     }
     match order.source.place() {
-        None => file(order, client, &order.source, progress).await,
+        None => content(order, client, &order.source, progress).await,
         Some(place) => {
             let commit = match announced.commit {
                 None => hub::commit(&home, place).await,
@@ -103,13 +113,28 @@ async fn by_revision(order: &Order, client: &Client, progress: &Progress) -> Res
             };
             match commit {
                 Some(commit) => by_commit(order, client, commit, progress).await,
-                None => file(order, client, &order.source, progress).await,
+                None => content(order, client, &order.source, progress).await,
             }
         }
     }
 }
 
-/// Fetches one file from exactly this address.
+/// Fetches the file or the whole repository from exactly this address.
+async fn content(
+    order: &Order,
+    client: &Client,
+    source: &Source,
+    progress: &Progress,
+) -> Result<ModelFacts, FetchFailed> {
+    match source.place().filter(|place| place.file.is_empty()) {
+        Some(place) => repository::fetch(order, client, source, place, progress).await,
+        None => match split::of_source(&order.source)? {
+            Some(names) => split::fetch(order, client, source, &names, progress).await,
+            None => file(order, client, source, progress).await,
+        },
+    }
+}
+
 async fn file(order: &Order, client: &Client, source: &Source, progress: &Progress) -> Result<ModelFacts, FetchFailed> {
     let connection = Connection::new(client, source, order.token.as_ref(), order.patience.stall);
     let shown = order.source.shown().to_owned();
@@ -195,9 +220,16 @@ fn explain(part: Part, shown: &str, mismatch: FetchFailed) -> FetchFailed {
 
 /// An earlier run's file, if its digest is the wanted one.
 async fn reuse(order: &Order, wanted: Option<Digest>, progress: &Progress) -> Result<Option<ModelFacts>, FetchFailed> {
-    let Some(wanted) = wanted.filter(|_| order.dest.is_file()) else {
+    let Some(wanted) = wanted else { return Ok(None) };
+    if order.source.place().is_some_and(|place| place.file.is_empty()) {
+        return repository::reuse(order, wanted, progress).await;
+    }
+    if let Some(names) = split::of_source(&order.source)? {
+        return split::reuse(order, &names, wanted, progress).await;
+    }
+    if !order.dest.is_file() {
         return Ok(None);
-    };
+    }
     let (dest, shown, counter) = (order.dest.clone(), order.source.shown().to_owned(), progress.clone());
     progress.enter(FetchPhase::Verifying);
     let facts = blocking(move || {
@@ -222,7 +254,8 @@ fn check(part: &Part, demand: &Demand) -> Result<(), FetchFailed> {
     if let Some(expected) = &demand.expected {
         expected.check(found)?;
     }
-    match part.note().announced.as_deref().and_then(Digest::from_hex) {
+    let announced = part.note().announced.as_deref().and_then(Digest::from_hex);
+    match demand.listed.or(announced) {
         Some(announced) if announced != found => Err(FetchFailed::Damaged { announced, found }),
         _ => Ok(()),
     }

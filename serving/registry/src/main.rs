@@ -95,8 +95,10 @@ async fn run_fetch(args: &FetchArgs, progress: &Progress) -> Result<ModelFacts, 
         token: variable("WINDLASS_SOURCE_TOKEN").map_or(Ok(None), |text| Token::parse(&text))?,
         demand: Demand {
             expected: fetch::expected(args.digest.as_deref(), pinned.as_deref())?,
+            listed: None,
             limit: args.max_size,
         },
+        patterns: args.patterns.patterns(),
         patience: args.patience(),
         bundle: args.ca_bundle.clone(),
     };
@@ -108,7 +110,8 @@ async fn run_verify(args: &VerifyArgs, progress: &Progress) -> Result<ModelFacts
     let pinned = variable("WINDLASS_PINNED_DIGEST");
     let expected = fetch::expected(args.digest.as_deref(), pinned.as_deref())?;
     tracing::info!("verifying {}", args.file.display());
-    verify::verify(args.file.clone(), args.volume.clone(), expected, progress).await
+    let patterns = args.patterns.patterns();
+    verify::verify(args.file.clone(), args.volume.clone(), expected, patterns, progress).await
 }
 
 async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {

@@ -189,7 +189,8 @@ pub fn folder_of(dest: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn beside(dest: &Path, suffix: &str) -> PathBuf {
+/// `dest` with an ending added to its name.
+pub fn beside(dest: &Path, suffix: &str) -> PathBuf {
     let mut name = dest.as_os_str().to_owned();
     name.push(suffix);
     name.into()

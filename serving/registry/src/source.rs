@@ -78,6 +78,36 @@ impl Source {
         self.place.as_ref()
     }
 
+    /// Another file of the same repository and revision; an `https://` source has none and stays as it is.
+    pub fn file(&self, path: &str) -> Source {
+        let mut source = self.clone();
+        if let Some(place) = &mut source.place {
+            place.file = path.to_owned();
+            source.url = place.resolve();
+            source.shown = format!("hf://{}/{path}", place.repository);
+        }
+        source
+    }
+
+    /// Another file of the same folder; a query stays.
+    pub fn sibling(&self, name: &str) -> Source {
+        if let Some(place) = &self.place {
+            return match place.file.rsplit_once('/') {
+                Some((folder, _)) => self.file(&format!("{folder}/{name}")),
+                None => self.file(name),
+            };
+        }
+        let mut source = self.clone();
+        // Parse has refused addresses without a path.
+        if let Ok(mut segments) = source.url.path_segments_mut() {
+            segments.pop().push(name);
+        }
+        let mut shown = source.url.clone();
+        shown.set_query(None);
+        source.shown = shown.into();
+        source
+    }
+
     /// The same file or repository at another revision; an `https://` source has none and stays as it is.
     pub fn at(&self, commit: &Commit) -> Source {
         let mut source = self.clone();
@@ -92,13 +122,10 @@ impl Source {
         let refused = |why: String| FetchFailed::InvalidSource { why };
         let segments: Vec<&str> = path.split('/').collect();
         let [org, repo, file @ ..] = &segments[..] else {
-            return Err(refused("expected hf://org/repo/path/to/file.gguf".into()));
-        };
-        if file.is_empty() {
             return Err(refused(
-                "the source names a repository; name one file in it: hf://org/repo/file.gguf".into(),
+                "expected hf://org/repo or hf://org/repo/path/to/file.gguf".into(),
             ));
-        }
+        };
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if [org, repo].iter().any(|name| !name.chars().all(plain)) {
             return Err(refused(
@@ -236,6 +263,33 @@ mod tests {
     }
 
     #[test]
+    fn a_source_without_a_path_is_a_whole_repository_and_has_files() {
+        let source = Source::parse("hf://org/repo", "main", PUBLIC_HUB).unwrap();
+        assert_eq!(source.place().unwrap().file, "");
+        let file = source.file("sub dir/a#b.json");
+        assert_eq!(
+            file.url().as_str(),
+            "https://huggingface.co/org/repo/resolve/main/sub%20dir/a%23b.json"
+        );
+        assert_eq!(file.shown(), "hf://org/repo/sub dir/a#b.json");
+    }
+
+    #[test]
+    fn a_sibling_is_in_the_same_folder_and_keeps_the_query() {
+        let hub = Source::parse("hf://org/repo/a/1.gguf", "v1", PUBLIC_HUB).unwrap();
+        assert_eq!(
+            hub.sibling("2.gguf").url().as_str(),
+            "https://huggingface.co/org/repo/resolve/v1/a/2.gguf"
+        );
+        let plain = Source::parse("https://host/a/1.gguf?signature=abc", "main", PUBLIC_HUB).unwrap();
+        let second = plain.sibling("2.gguf");
+        assert_eq!(
+            (second.url().as_str(), second.shown()),
+            ("https://host/a/2.gguf?signature=abc", "https://host/a/2.gguf")
+        );
+    }
+
+    #[test]
     fn a_commit_takes_the_place_of_the_revision_and_the_api_has_its_addresses() {
         let hub = "http://hub.windlass:8080/mirror";
         let commit = Commit::from_hex(&"ab".repeat(20)).unwrap();
@@ -254,7 +308,6 @@ mod tests {
     #[test]
     fn hub_sources_that_climb_or_hide_are_refused() {
         for text in [
-            "hf://org/repo",
             "hf://org/repo/",
             "hf://org",
             "hf:///repo/f",

@@ -9,9 +9,14 @@ use std::net::{SocketAddr, TcpStream};
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use windlass_api::fetch::FetchFailure;
+use windlass_api::fetch::{FetchFailure, ModelFacts};
 use windlass_registry::commit::Commit;
+use windlass_registry::download::Expected;
+use windlass_registry::pattern::Patterns;
+use windlass_registry::progress::Progress;
 use windlass_registry::serve::{Hub, serve};
+use windlass_registry::source::Source;
+use windlass_registry::verify::verify;
 
 use support::{digest_of, model, order, run, with_token};
 
@@ -194,6 +199,50 @@ async fn a_fetch_from_the_hub_reports_its_commit_and_works_by_that_commit() {
     wanted.commit = Commit::from_hex(&commit);
     wanted.dest = folder.path().join("again.gguf");
     assert_eq!(run(&wanted).await.unwrap().commit.as_ref(), Some(&commit));
+}
+
+#[tokio::test]
+async fn a_repository_of_the_hub_is_fetched_whole_and_verifies_as_a_folder() {
+    let hub = Served::start(None).await;
+    let repository = hub.folder.path().join("root/org/encoder");
+    fs::create_dir_all(repository.join("tokenizer")).unwrap();
+    let head = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
+    let weights = [&(head.len() as u64).to_le_bytes()[..], head.as_bytes(), &[0; 4]].concat();
+    fs::write(repository.join("model.safetensors"), &weights).unwrap();
+    fs::write(repository.join("config.json"), r#"{"model_type":"bert"}"#).unwrap();
+    fs::write(repository.join("tokenizer/vocab.txt"), "a").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let volume = folder.path().canonicalize().unwrap();
+    let mut wanted = order(&hub.url(), &volume);
+    wanted.source = Source::parse("hf://org/encoder", "main", &hub.url()).unwrap();
+    wanted.dest = volume.join("encoder");
+    let fetched = run(&wanted).await.unwrap();
+    assert_eq!(fetched.architecture.as_deref(), Some("bert"));
+    // What downloaders keep in a folder for themselves does not count.
+    fs::create_dir_all(wanted.dest.join(".cache/huggingface")).unwrap();
+    fs::write(wanted.dest.join(".cache/huggingface/x.lock"), "").unwrap();
+    let progress = Progress::default();
+    let verified = |patterns: Patterns, expected: &str| {
+        let expected = Some(Expected::Asked(expected.parse().unwrap()));
+        verify(wanted.dest.clone(), volume.clone(), expected, patterns, &progress)
+    };
+    let found = verified(Patterns::default(), &fetched.digest).await.unwrap();
+    assert_eq!(
+        ModelFacts {
+            commit: None,
+            ..fetched.clone()
+        },
+        found
+    );
+    let some = Patterns {
+        allow: vec!["*.safetensors".into()],
+        ignore: Vec::new(),
+    };
+    let failed = verified(some, &fetched.digest).await.unwrap_err();
+    assert_eq!(failed.reason(), FetchFailure::DigestMismatch);
+    std::os::unix::fs::symlink("/etc/hostname", wanted.dest.join("link")).unwrap();
+    let failed = verified(Patterns::default(), &fetched.digest).await.unwrap_err();
+    assert_eq!(failed.reason(), FetchFailure::InvalidSource, "{failed}");
 }
 
 #[tokio::test]

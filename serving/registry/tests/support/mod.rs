@@ -15,6 +15,7 @@ use windlass_registry::download::{Demand, Expected};
 use windlass_registry::failure::FetchFailed;
 use windlass_registry::fetch::{Order, fetch};
 use windlass_registry::patience::Patience;
+use windlass_registry::pattern::Patterns;
 use windlass_registry::progress::Progress;
 use windlass_registry::source::Source;
 
@@ -42,8 +43,10 @@ pub fn order(hub: &str, folder: &Path) -> Order {
         bundle: None,
         demand: Demand {
             expected: None,
+            listed: None,
             limit: None,
         },
+        patterns: Patterns::default(),
         patience: Patience {
             stall: Duration::from_secs(20), // longer than a busy machine takes
             attempts: 3,
