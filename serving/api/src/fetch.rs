@@ -50,7 +50,7 @@ pub struct FetchError {
 /// The closed list of reasons for which a fetch fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchFailure {
-    /// The source string does not parse, or its scheme is not supported.
+    /// The source string does not parse, its scheme is not supported, or what it names is refused (pickles, code).
     InvalidSource,
     /// 404, or no such file on the volume.
     NotFound,
@@ -62,7 +62,7 @@ pub enum FetchFailure {
     SourceUnavailable,
     /// The content is not what `digest` or the recorded digest demands.
     DigestMismatch,
-    /// Shorter or longer than announced, or not a well-formed GGUF file.
+    /// Shorter or longer than announced, not a well-formed model file, or a listing with names that leave its folder.
     InvalidFile,
     /// The volume is full, or smaller than the announced size.
     NoSpace,
@@ -70,29 +70,32 @@ pub enum FetchFailure {
     Io,
 }
 
-/// What a verified model file says about itself (GGUF header), for the status of its object.
+/// What a verified model says about itself (GGUF header, or config.json and safetensors heads), for the status of its object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelFacts {
-    /// `sha256:` and 64 hex digits of the file.
+    /// `sha256:` and 64 hex digits of the file; of several files the SHA-256 of their manifest, the sorted lines
+    /// `sha256:<hex>  <size>  <path>`.
     pub digest: String,
-    /// Commit of the repository that the files come from, 40 hex digits; sources without commits have none.
+    /// The commit of the hub's repository from which the file was fetched, 40 hex digits; absent for other sources and
+    /// for hubs that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Bytes of the file.
+    /// Bytes of the file, or of all files.
     pub size_bytes: u64,
-    /// Always `GGUF` today.
+    /// `GGUF`, or `safetensors` for a folder.
     pub format: String,
-    /// `general.architecture`, for example `llama`.
+    /// `general.architecture`, for example `llama`, or the first of `architectures` in config.json.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
     /// Number of weights, summed over the tensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<u64>,
-    /// Name of the most used tensor type by bytes, or of `general.file_type`, for example `Q4_K_M`.
+    /// Name of `general.file_type`, for example `Q4_K_M`, or `quant_method` of config.json; else the tensor type that
+    /// takes the most bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
-    /// `<architecture>.context_length`.
+    /// `<architecture>.context_length`, or `max_position_embeddings`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_length: Option<u64>,
     /// `general.license`.

@@ -7,15 +7,15 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 
+use crate::commit::Commit;
 use crate::digest::Digest;
 use crate::failure::FetchFailed;
 use crate::patience::retry_after;
 use crate::source::Source;
 
 const MOST_REDIRECTS: usize = 10;
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// A bearer token; it has no `Debug`, so that it cannot slip into a log.
 pub struct Token(HeaderValue);
@@ -48,6 +48,8 @@ pub struct Announced {
     pub size: Option<u64>,
     /// From `X-Linked-Etag`, where it is a SHA-256.
     pub digest: Option<Digest>,
+    /// From `X-Repo-Commit`.
+    pub commit: Option<Commit>,
 }
 
 /// The answer at the end of the redirects; its status has been judged and is 200, 206 or 416.
@@ -59,6 +61,19 @@ pub struct Answer {
     pub announced: Announced,
     /// Who answered in the end.
     pub host: String,
+}
+
+/// A document of the hub's API.
+#[derive(Debug)]
+pub struct Document {
+    /// Where it was in the end.
+    pub url: Url,
+    /// Who answered.
+    pub host: String,
+    /// JSON, if the hub does as it should.
+    pub body: Vec<u8>,
+    /// The `Link` header, which names the next page.
+    pub link: Option<String>,
 }
 
 /// Why an attempt ended early; another may do better.
@@ -83,28 +98,15 @@ pub enum NoAnswer {
     Failed(FetchFailed),
 }
 
-/// rustls needs to know its cryptography once in a process; later calls change nothing.
-pub fn install_cryptography() {
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        tracing::debug!("the process already has a provider of cryptography");
-    }
-}
-
 impl<'a> Connection<'a> {
-    /// A client for this source; `install_cryptography` must have been called.
-    pub fn new(source: &'a Source, token: Option<&'a Token>, stall: Duration) -> Result<Connection<'a>, FetchFailed> {
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT.min(stall))
-            .user_agent(concat!("windlass-registry/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(FetchFailed::Client)?;
-        Ok(Connection {
-            client,
+    /// Asks this source by a client of `crate::client`.
+    pub fn new(client: &Client, source: &'a Source, token: Option<&'a Token>, stall: Duration) -> Connection<'a> {
+        Connection {
+            client: client.clone(),
             source,
             token,
             stall,
-        })
+        }
     }
 
     /// GETs the file, from an offset with a validator where `range` has them.
@@ -138,15 +140,67 @@ impl<'a> Connection<'a> {
     /// What the source's origin announces, without the bytes; nothing where it does not say or cannot be asked.
     pub async fn announced(&self) -> Announced {
         let mut announced = Announced::default();
-        match self
-            .send(Method::HEAD, self.source.url(), true, &HeaderMap::new())
-            .await
-        {
-            Ok(response) => announced.learn(response.headers()),
-            // Not an error: the GET that follows meets the same trouble, and retries and reports it.
-            Err(_) => tracing::debug!("the source does not announce the file before it is asked for it"),
+        let mut url = self.source.url().clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let Ok(response) = self.send(Method::HEAD, &url, true, &HeaderMap::new()).await else {
+                // Not an error: the GET that follows meets the same trouble, and retries and reports it.
+                tracing::debug!("the source does not announce the file before it is asked for it");
+                break;
+            };
+            announced.learn(response.headers());
+            // A renamed repository redirects on its own origin; other redirects lead to the bytes.
+            let next = redirect_of(&response).and_then(|location| url.join(&location).ok());
+            match next.filter(|next| next.origin() == url.origin()) {
+                Some(next) => url = next,
+                None => break,
+            }
         }
         announced
+    }
+
+    /// GETs a JSON document of the source's own origin, of at most `most` bytes; redirects are followed only there.
+    pub async fn document(&self, url: &Url, most: usize) -> Result<Document, NoAnswer> {
+        let mut url = url.clone();
+        // Each request carries the token; a page may name any address as the next one.
+        if url.origin() != self.source.url().origin() {
+            let last = format!("a page of its API that leads to {}", host_of(&url));
+            return Err(NoAnswer::Failed(self.unusable(self.source.url(), last)));
+        }
+        for _ in 0..=MOST_REDIRECTS {
+            let host = host_of(&url);
+            let mut response = self.send(Method::GET, &url, true, &HeaderMap::new()).await?;
+            if let Some(location) = redirect_of(&response) {
+                let next = self.step(&url, &location).map_err(NoAnswer::Failed)?;
+                if next.origin() != url.origin() {
+                    let last = format!("a redirect of its API to {}", host_of(&next));
+                    return Err(NoAnswer::Failed(self.unusable(&url, last)));
+                }
+                url = next;
+                continue;
+            }
+            judge(&response, &host, self.source, true, self.token.is_some())?;
+            let mut body = Vec::new();
+            loop {
+                match tokio::time::timeout(self.stall, response.chunk()).await {
+                    Ok(Ok(Some(bytes))) if body.len() + bytes.len() <= most => body.extend_from_slice(&bytes),
+                    Ok(Ok(Some(_))) => {
+                        let last = format!("a document of its API with more than {most} bytes");
+                        return Err(NoAnswer::Failed(self.unusable(&url, last)));
+                    }
+                    Ok(Ok(None)) => break,
+                    Ok(Err(error)) => return Err(NoAnswer::Interrupted(Interruption::of(host, error))),
+                    Err(_) => return Err(NoAnswer::Interrupted(Interruption::stalled(host, self.stall))),
+                }
+            }
+            let link = response
+                .headers()
+                .get(header::LINK)
+                .and_then(|value| value.to_str().ok());
+            let link = link.map(str::to_owned);
+            return Ok(Document { url, host, body, link });
+        }
+        let last = format!("more than {MOST_REDIRECTS} redirects");
+        Err(NoAnswer::Failed(self.unusable(&url, last)))
     }
 
     async fn send(&self, method: Method, url: &Url, at_home: bool, range: &HeaderMap) -> Result<Response, NoAnswer> {
@@ -193,9 +247,11 @@ impl Announced {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let size = text("x-linked-size").and_then(|value| value.trim().parse().ok());
         let digest = text("x-linked-etag").and_then(|value| Digest::from_hex(value.trim().trim_matches('"')));
+        let commit = text("x-repo-commit").and_then(|value| Commit::from_hex(value.trim()));
         *self = Announced {
             size: self.size.or(size),
             digest: self.digest.or(digest),
+            commit: self.commit.or(commit),
         };
     }
 }
@@ -329,7 +385,8 @@ mod tests {
             announced,
             Announced {
                 size: Some(12),
-                digest: None
+                digest: None,
+                commit: None
             }
         );
         let hex = "ab".repeat(32);
@@ -339,10 +396,24 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_is_taken_from_its_header_only_where_it_is_one() {
+        let mut announced = Announced::default();
+        for (value, found) in [("main", None), ("0123456789abcdef0123456789abcdef01234567", Some(()))] {
+            announced.learn(&HeaderMap::from_iter([(
+                header::HeaderName::from_static("x-repo-commit"),
+                HeaderValue::from_static(value),
+            )]));
+            assert_eq!(announced.commit.map(|_| ()), found, "{value}");
+        }
+    }
+
+    #[test]
     fn a_redirect_may_gain_tls_but_not_lose_it() {
-        install_cryptography();
+        crate::client::install_cryptography();
+        let stall = Duration::from_secs(1);
         let source = Source::parse("https://host/f", "main", "").unwrap();
-        let connection = Connection::new(&source, None, CONNECT).unwrap();
+        let client = crate::client::client(stall, None).unwrap();
+        let connection = Connection::new(&client, &source, None, stall);
         let url = |text: &str| Url::parse(text).unwrap();
         assert!(connection.step(&url("https://host/f"), "https://cdn/f").is_ok());
         assert_eq!(

@@ -28,6 +28,8 @@ const WORTH: u64 = 1 << 20;
 pub struct Demand {
     /// From the spec or from the recorded pin.
     pub expected: Option<Expected>,
+    /// The digest that the source's listing has.
+    pub listed: Option<Digest>,
     /// Refuse files above this size.
     pub limit: Option<u64>,
 }
@@ -178,6 +180,7 @@ async fn attempt(
     if part.length() > 0 {
         part.mark_resumed();
     }
+    let commit = announced.commit.map(|commit| commit.to_string());
     let announced = announced
         .digest
         .map(|digest| digest.hex())
@@ -187,6 +190,7 @@ async fn attempt(
         etag: heads.etag,
         total,
         announced,
+        commit: commit.or_else(|| part.note().commit.clone()),
     };
     part.remember(note)?;
     progress.expect(total);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use windlass_api::fetch::FetchFailure;
 
+use crate::commit::Commit;
 use crate::digest::Digest;
 
 /// Why there is no verified file.
@@ -17,6 +18,41 @@ pub enum FetchFailed {
     InvalidSource { why: String },
     #[error("{which} is not `sha256:` and 64 hex digits; correct it or leave it out")]
     InvalidDigest { which: &'static str },
+    #[error("the recorded commit is not 40 hex digits; set a new value for the annotation windlass.dev/restart")]
+    InvalidCommit,
+    #[error(
+        "the hub no longer has commit {commit} of {what}, which this deployment recorded; set a new value for the annotation windlass.dev/restart to resolve the revision again"
+    )]
+    CommitGone { what: String, commit: Commit },
+    #[error("no file of {what} passes the allow and ignore patterns; correct them, or the source")]
+    NothingChosen { what: String },
+    #[error("{what} has more than {most} files; choose some of them with allow and ignore patterns")]
+    TooManyFiles { what: String, most: usize },
+    #[error("{what} lists {name:?}, which {why}; choose another repository, or add it to the ignore patterns")]
+    UnsafeName {
+        what: String,
+        name: String,
+        why: &'static str,
+    },
+    #[error(
+        "{what} has {file}, which is {kind}; add `{pattern}` to the ignore patterns if the runtime does not need it, or choose a repository with safetensors"
+    )]
+    UnsafeFile {
+        what: String,
+        file: String,
+        kind: &'static str,
+        pattern: &'static str,
+    },
+    #[error(
+        "{file} of {what} asks for code ({code}) in its auto_map; add `*.py` to the ignore patterns if the runtime knows the architecture and trusts no remote code, or choose another repository"
+    )]
+    RemoteCode { what: String, file: String, code: String },
+    #[error("{what} has no .safetensors file; correct the allow and ignore patterns, or choose another repository")]
+    NoWeights { what: String },
+    #[error("{what} is not as it should be: {why}; get it again from its publisher")]
+    Malformed { what: String, why: String },
+    #[error("the CA bundle {} holds no certificate in PEM; correct it or leave it out", path.display())]
+    InvalidBundle { path: PathBuf },
     #[error("{what} does not exist{detail}; correct spec.model.source or spec.model.revision")]
     NotFound { what: String, detail: String },
     #[error(
@@ -72,7 +108,7 @@ pub enum FetchFailed {
 }
 
 impl FetchFailed {
-    /// A failed file operation: a full volume is told apart from all else.
+    /// A failed file operation: a full volume is distinguished from all else.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> FetchFailed {
         let path = path.into();
         match source.kind() {
@@ -87,8 +123,13 @@ impl FetchFailed {
     pub fn reason(&self) -> FetchFailure {
         match self {
             FetchFailed::InvalidSource { .. } | FetchFailed::InvalidDigest { .. } => FetchFailure::InvalidSource,
-            FetchFailed::OutsideVolume { .. } => FetchFailure::InvalidSource,
-            FetchFailed::NotFound { .. } => FetchFailure::NotFound,
+            FetchFailed::OutsideVolume { .. } | FetchFailed::InvalidCommit => FetchFailure::InvalidSource,
+            FetchFailed::InvalidBundle { .. } | FetchFailed::NothingChosen { .. } => FetchFailure::InvalidSource,
+            FetchFailed::TooManyFiles { .. } | FetchFailed::UnsafeFile { .. } => FetchFailure::InvalidSource,
+            FetchFailed::RemoteCode { .. } => FetchFailure::InvalidSource,
+            FetchFailed::UnsafeName { .. } | FetchFailed::NoWeights { .. } => FetchFailure::InvalidFile,
+            FetchFailed::Malformed { .. } => FetchFailure::InvalidFile,
+            FetchFailed::NotFound { .. } | FetchFailed::CommitGone { .. } => FetchFailure::NotFound,
             FetchFailed::CredentialsRequired { .. } => FetchFailure::CredentialsRequired,
             FetchFailed::CredentialsRejected { .. } | FetchFailed::UnusableToken => FetchFailure::CredentialsRejected,
             FetchFailed::SourceUnavailable { .. } => FetchFailure::SourceUnavailable,

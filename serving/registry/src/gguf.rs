@@ -82,6 +82,7 @@ pub fn read(file: impl Read + Seek, digest: Digest, size: u64) -> Result<ModelFa
     let file_type = metadata.number("general.file_type").and_then(types::file_type);
     Ok(ModelFacts {
         digest: digest.to_string(),
+        commit: None,
         size_bytes: size,
         format: "GGUF".to_owned(),
         parameters: (weights.parameters > 0).then_some(weights.parameters),

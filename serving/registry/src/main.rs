@@ -7,20 +7,23 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use windlass_api::fetch::ModelFacts;
-use windlass_registry::connection::{Token, install_cryptography};
+use windlass_registry::client::install_cryptography;
+use windlass_registry::commit::Commit;
+use windlass_registry::connection::Token;
 use windlass_registry::download::Demand;
 use windlass_registry::failure::FetchFailed;
 use windlass_registry::fetch::{self, Order};
 use windlass_registry::progress::{Progress, Watch};
+use windlass_registry::runtime::client::{Key, Runtime};
+use windlass_registry::runtime::{self, Pace};
 use windlass_registry::serve::{self, Hub};
 use windlass_registry::source::Source;
-use windlass_registry::{report, verify};
+use windlass_registry::{listen, report, verify};
 
-use args::{Cli, Command, FetchArgs, ReportingArgs, ServeArgs, VerifyArgs};
+use args::{Cli, Command, FetchArgs, ReportingArgs, ServeArgs, VerifyArgs, VerifyRuntimeArgs};
 
 /// 128 + SIGTERM, as shells count.
 const TERMINATED: u8 = 143;
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 conclude(&args.reporting, &progress, run_verify(&args, &progress)).await
             }
             Command::Serve(args) => run_serve(args).await,
+            Command::VerifyRuntime(args) => run_verify_runtime(args).await,
         }
     })
 }
@@ -86,13 +90,17 @@ async fn run_fetch(args: &FetchArgs, progress: &Progress) -> Result<ModelFacts, 
     let pinned = variable("WINDLASS_PINNED_DIGEST");
     let order = Order {
         source: Source::parse(&args.source, &args.revision, &args.hub_url)?,
+        commit: Commit::recorded(variable("WINDLASS_PINNED_COMMIT").as_deref())?,
         dest: args.dest.clone(),
         token: variable("WINDLASS_SOURCE_TOKEN").map_or(Ok(None), |text| Token::parse(&text))?,
         demand: Demand {
             expected: fetch::expected(args.digest.as_deref(), pinned.as_deref())?,
+            listed: None,
             limit: args.max_size,
         },
+        patterns: args.patterns.patterns(),
         patience: args.patience(),
+        bundle: args.ca_bundle.clone(),
     };
     tracing::info!("fetching {} to {}", order.source.shown(), order.dest.display());
     fetch::fetch(&order, progress).await
@@ -102,7 +110,8 @@ async fn run_verify(args: &VerifyArgs, progress: &Progress) -> Result<ModelFacts
     let pinned = variable("WINDLASS_PINNED_DIGEST");
     let expected = fetch::expected(args.digest.as_deref(), pinned.as_deref())?;
     tracing::info!("verifying {}", args.file.display());
-    verify::verify(args.file.clone(), args.volume.clone(), expected, progress).await
+    let patterns = args.patterns.patterns();
+    verify::verify(args.file.clone(), args.volume.clone(), expected, patterns, progress).await
 }
 
 async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
@@ -114,9 +123,7 @@ async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let token = token.transpose()?;
     let hub = Hub::open(args.root.clone(), token.as_deref())
         .with_context(|| format!("opening the folder {}", args.root.display()))?;
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("listening on {}", args.listen))?;
+    let listener = listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
     tracing::info!(
         "serving {} on {}",
         args.root.display(),
@@ -129,6 +136,38 @@ async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
     serve::serve(listener, hub, stop).await.context("serving")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Verifies until a signal comes, or until the runtime has been refused too often.
+async fn run_verify_runtime(args: VerifyRuntimeArgs) -> anyhow::Result<ExitCode> {
+    let key = variable("WINDLASS_RUNTIME_KEY").map_or(Ok(None), |text| Key::parse(&text))?;
+    let request = args.request();
+    let state = runtime::state::State::new(request.shown());
+    let runtime = Runtime::new(&args.runtime_url, &args.health_path, request, key, args.timeout)?;
+    let pace = Pace {
+        period: args.period,
+        threshold: args.failure_threshold,
+    };
+    let listener = listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
+    let bound = listener.local_addr().context("asking for the own address")?;
+    tracing::info!("readiness at http://{bound}/ready, {} is verified", args.runtime_url);
+    tokio::select! {
+        result = axum::serve(listener, state.router()).into_future() => {
+            result.context("serving readiness")?;
+            anyhow::bail!("readiness is no longer served");
+        }
+        stopped = terminated() => {
+            stopped?;
+            return Ok(ExitCode::from(TERMINATED));
+        }
+        () = runtime::verify(&runtime, pace, &state) => {}
+    }
+    let report = state.report();
+    tracing::error!("given up after {} refusals in a row", report.refusals);
+    if let Some(path) = &args.report {
+        runtime::state::write(&report, path).with_context(|| format!("writing the report to {}", path.display()))?;
+    }
+    Ok(ExitCode::FAILURE)
 }
 
 /// Returns at the first SIGTERM or SIGINT: as the first process of a container nothing else would end us.

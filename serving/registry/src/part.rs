@@ -21,6 +21,9 @@ pub struct Note {
     pub total: Option<u64>,
     /// The digest that the source announced, in hex.
     pub announced: Option<String>,
+    /// The commit that the source announced with the last bytes.
+    #[serde(default)]
+    pub commit: Option<String>,
 }
 
 /// The file that grows. It holds a lock: two fetches never write to one file.
@@ -186,7 +189,8 @@ pub fn folder_of(dest: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn beside(dest: &Path, suffix: &str) -> PathBuf {
+/// `dest` with an ending added to its name.
+pub fn beside(dest: &Path, suffix: &str) -> PathBuf {
     let mut name = dest.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -224,6 +228,7 @@ mod tests {
             etag: Some("\"e\"".into()),
             total: Some(3),
             announced: None,
+            commit: None,
         };
         let mut part = Part::open(&dest, "k").unwrap();
         part.remember(note.clone()).unwrap();

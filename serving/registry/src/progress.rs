@@ -5,31 +5,48 @@ use std::time::{Duration, Instant};
 
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use windlass_api::fetch::{FetchError, FetchFailure, FetchPhase, FetchReport};
 
 use crate::failure::FetchFailed;
+use crate::listen;
 
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// A handle on the report of the running work; clones share it.
 #[derive(Debug, Clone)]
-pub struct Progress(Arc<Mutex<FetchReport>>);
+pub struct Progress {
+    report: Arc<Mutex<FetchReport>>,
+    /// Set on the handle of one file of several: the bytes of the files before it.
+    before: Option<u64>,
+}
 
 impl Default for Progress {
     fn default() -> Progress {
-        Progress(Arc::new(Mutex::new(FetchReport {
+        let report = FetchReport {
             phase: FetchPhase::Resolving,
             received_bytes: 0,
             total_bytes: None,
             error: None,
             model: None,
-        })))
+        };
+        Progress {
+            report: Arc::new(Mutex::new(report)),
+            before: None,
+        }
     }
 }
 
 impl Progress {
+    /// A handle for one file of several: its bytes count on from those of the files `before` it, and its size is not
+    /// that of the whole.
+    pub fn after(&self, before: u64) -> Progress {
+        Progress {
+            report: self.report.clone(),
+            before: Some(before),
+        }
+    }
+
     /// The report as it is now.
     pub fn report(&self) -> FetchReport {
         self.lock().clone()
@@ -42,6 +59,7 @@ impl Progress {
 
     /// So many bytes are there. New ones end the trouble.
     pub fn received(&self, bytes: u64) {
+        let bytes = bytes.saturating_add(self.before.unwrap_or_default());
         let mut report = self.lock();
         if bytes > report.received_bytes {
             report.error = None;
@@ -59,7 +77,9 @@ impl Progress {
 
     /// The whole will have so many bytes.
     pub fn expect(&self, total: Option<u64>) {
-        self.lock().total_bytes = total;
+        if self.before.is_none() {
+            self.lock().total_bytes = total;
+        }
     }
 
     /// Ends with the final report.
@@ -69,7 +89,7 @@ impl Progress {
 
     fn lock(&self) -> MutexGuard<'_, FetchReport> {
         // A panic between two plain assignments cannot leave a half-written report worth refusing.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,8 +104,7 @@ impl Watch {
     pub async fn start(progress: &Progress, listen: Option<SocketAddr>) -> Result<Watch, FetchFailed> {
         let mut tasks = JoinSet::new();
         if let Some(address) = listen {
-            let listener = TcpListener::bind(address)
-                .await
+            let listener = listen::bind(address)
                 .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
             let bound = listener
                 .local_addr()
@@ -160,6 +179,19 @@ mod tests {
         );
         progress.received(11);
         assert_eq!(progress.report().error, None);
+    }
+
+    #[test]
+    fn the_files_of_a_repository_count_on_in_one_report() {
+        let progress = Progress::default();
+        progress.expect(Some(30));
+        let second = progress.after(10);
+        second.expect(Some(20));
+        second.received(5);
+        assert_eq!(
+            (progress.report().received_bytes, progress.report().total_bytes),
+            (15, Some(30))
+        );
     }
 
     #[test]

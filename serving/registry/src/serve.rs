@@ -1,10 +1,13 @@
 //! A read-only hub over a folder: `/{org}/{repo}/resolve/{revision}/{path}` gives ROOT/org/repo/path.
 //!
 //! Speaks as much of the Hugging Face hub's protocol as downloaders need (HEAD, ranges, validators, `X-Linked-*`,
-//! `X-Repo-Commit`, `X-Error-Code`). It lists nothing, writes nothing, and shows nothing outside its folder.
-//! A file has one revision, `main`, whose commit is the start of its digest.
+//! `X-Repo-Commit`, `X-Error-Code`, descriptions and trees of repositories). It writes nothing, and shows nothing
+//! outside its folder. A repository has one revision, `main`; its commit is made of its files' names, sizes and times
+//! of change, and names only the state of now.
 mod address;
+mod api;
 mod files;
+mod listing;
 mod range;
 
 use std::io;
@@ -19,15 +22,16 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Response, StatusCode};
 use axum::routing::get;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use address::Address;
+use address::{Address, Subject};
 use files::{Found, Shelf};
 use range::Wanted;
 
-/// Downloads at the same time; others are told to come back.
+/// Downloads at the same time; others are answered 503 with Retry-After.
 const MOST_DOWNLOADS: usize = 256;
 /// How long running downloads may go on after the order to stop; they can resume elsewhere.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -106,15 +110,55 @@ async fn find(hub: &Hub, request: &Parts) -> Result<Response<Body>, Refusal> {
         return Err(Refusal::Unauthorized);
     }
     let address = Address::parse(request.uri.path()).ok_or(Refusal::NotFound("EntryNotFound"))?;
-    let found = hub.shelf.find(&address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Refusal::NotFound("EntryNotFound"),
-        _ => Refusal::Broken(error),
-    })?;
-    let commit = &found.digest.hex()[..40];
+    let listing = hub.shelf.list(&address.repository).await;
+    let listing = listing.map_err(|error| absent(error, "RepoNotFound"))?;
+    let commit = listing.commit();
     if address.revision != "main" && address.revision != commit {
         return Err(Refusal::NotFound("RevisionNotFound"));
     }
-    give(hub, request, &found, commit)
+    match &address.subject {
+        Subject::File(file) => {
+            let found = hub.shelf.find(&address.repository.join(file)).await;
+            let found = found.map_err(|error| absent(error, "EntryNotFound"))?;
+            give(hub, request, &found, &commit)
+        }
+        Subject::Revision => json(
+            request,
+            &commit,
+            &api::revision(&address.repository, &commit, &listing),
+            None,
+        ),
+        Subject::Tree => {
+            let page = api::tree(request, &listing, |entry| hub.shelf.known(entry));
+            json(request, &commit, &page.entries, page.next)
+        }
+    }
+}
+
+fn absent(error: io::Error, code: &'static str) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::NotFound => Refusal::NotFound(code),
+        _ => Refusal::Broken(error),
+    }
+}
+
+fn json(request: &Parts, commit: &str, value: &Value, next: Option<String>) -> Result<Response<Body>, Refusal> {
+    let text = value.to_string();
+    let mut response = Response::builder()
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_LENGTH, text.len())
+        .header(REPO_COMMIT, commit);
+    if let Some(next) = next {
+        response = response.header(header::LINK, format!("<{next}>; rel=\"next\""));
+    }
+    let body = if request.method == Method::HEAD {
+        Body::empty()
+    } else {
+        Body::from(text)
+    };
+    response
+        .body(body)
+        .map_err(|error| Refusal::Broken(io::Error::other(error)))
 }
 
 fn give(hub: &Hub, request: &Parts, found: &Found, commit: &str) -> Result<Response<Body>, Refusal> {

@@ -4,6 +4,7 @@
 //! because queries of signed links are credentials too.
 use reqwest::Url;
 
+use crate::commit::Commit;
 use crate::failure::FetchFailed;
 
 /// The hub that `hf://` means unless the administrator names another.
@@ -16,6 +17,20 @@ const LONGEST: usize = 2048;
 pub struct Source {
     url: Url,
     shown: String,
+    place: Option<Place>,
+}
+
+/// What a hub calls the source.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The hub's address.
+    hub: Url,
+    /// `org/repo`.
+    pub repository: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// The path of the file in the repository; empty for the whole repository.
+    pub file: String,
 }
 
 impl Source {
@@ -58,17 +73,59 @@ impl Source {
         &self.shown
     }
 
+    /// What the hub calls it; `None` for `https://`.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// Another file of the same repository and revision; an `https://` source has none and stays as it is.
+    pub fn file(&self, path: &str) -> Source {
+        let mut source = self.clone();
+        if let Some(place) = &mut source.place {
+            place.file = path.to_owned();
+            source.url = place.resolve();
+            source.shown = format!("hf://{}/{path}", place.repository);
+        }
+        source
+    }
+
+    /// Another file of the same folder; a query stays.
+    pub fn sibling(&self, name: &str) -> Source {
+        if let Some(place) = &self.place {
+            return match place.file.rsplit_once('/') {
+                Some((folder, _)) => self.file(&format!("{folder}/{name}")),
+                None => self.file(name),
+            };
+        }
+        let mut source = self.clone();
+        // Parse has refused addresses without a path.
+        if let Ok(mut segments) = source.url.path_segments_mut() {
+            segments.pop().push(name);
+        }
+        let mut shown = source.url.clone();
+        shown.set_query(None);
+        source.shown = shown.into();
+        source
+    }
+
+    /// The same file or repository at another revision; an `https://` source has none and stays as it is.
+    pub fn at(&self, commit: &Commit) -> Source {
+        let mut source = self.clone();
+        if let Some(place) = &mut source.place {
+            place.revision = commit.to_string();
+            source.url = place.resolve();
+        }
+        source
+    }
+
     fn of_hub(text: &str, path: &str, revision: &str, hub: &str) -> Result<Source, FetchFailed> {
         let refused = |why: String| FetchFailed::InvalidSource { why };
         let segments: Vec<&str> = path.split('/').collect();
         let [org, repo, file @ ..] = &segments[..] else {
-            return Err(refused("expected hf://org/repo/path/to/file.gguf".into()));
-        };
-        if file.is_empty() {
             return Err(refused(
-                "the source names a repository; name one file in it: hf://org/repo/file.gguf".into(),
+                "expected hf://org/repo or hf://org/repo/path/to/file.gguf".into(),
             ));
-        }
+        };
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if [org, repo].iter().any(|name| !name.chars().all(plain)) {
             return Err(refused(
@@ -100,12 +157,17 @@ impl Source {
         url.set_fragment(None);
         url.path_segments_mut()
             .map_err(|()| refused("the hub's address cannot have a path".into()))?
-            .pop_if_empty()
-            .extend([*org, *repo, "resolve", revision])
-            .extend(file);
+            .pop_if_empty();
+        let place = Place {
+            hub: url,
+            repository: format!("{org}/{repo}"),
+            revision: revision.to_owned(),
+            file: file.join("/"),
+        };
         Ok(Source {
-            url,
+            url: place.resolve(),
             shown: text.to_owned(),
+            place: Some(place),
         })
     }
 
@@ -126,7 +188,37 @@ impl Source {
         Ok(Source {
             shown: shown.into(),
             url,
+            place: None,
         })
+    }
+}
+
+impl Place {
+    /// The address of the file: `HUB/org/repo/resolve/REVISION/path`.
+    fn resolve(&self) -> Url {
+        let file = self.file.split('/').filter(|part| !part.is_empty());
+        let repository = self.repository.split('/');
+        self.below(repository.chain(["resolve", &self.revision]).chain(file))
+    }
+
+    /// An address of the hub's API about this revision: `HUB/api/models/org/repo/WHAT/REVISION`.
+    pub fn api(&self, what: &str) -> Url {
+        let repository = self.repository.split('/');
+        self.below(
+            ["api", "models"]
+                .into_iter()
+                .chain(repository)
+                .chain([what, &self.revision]),
+        )
+    }
+
+    fn below<'a>(&self, parts: impl Iterator<Item = &'a str>) -> Url {
+        let mut url = self.hub.clone();
+        // Parse has refused hubs whose address cannot have a path.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(parts);
+        }
+        url
     }
 }
 
@@ -171,9 +263,51 @@ mod tests {
     }
 
     #[test]
+    fn a_source_without_a_path_is_a_whole_repository_and_has_files() {
+        let source = Source::parse("hf://org/repo", "main", PUBLIC_HUB).unwrap();
+        assert_eq!(source.place().unwrap().file, "");
+        let file = source.file("sub dir/a#b.json");
+        assert_eq!(
+            file.url().as_str(),
+            "https://huggingface.co/org/repo/resolve/main/sub%20dir/a%23b.json"
+        );
+        assert_eq!(file.shown(), "hf://org/repo/sub dir/a#b.json");
+    }
+
+    #[test]
+    fn a_sibling_is_in_the_same_folder_and_keeps_the_query() {
+        let hub = Source::parse("hf://org/repo/a/1.gguf", "v1", PUBLIC_HUB).unwrap();
+        assert_eq!(
+            hub.sibling("2.gguf").url().as_str(),
+            "https://huggingface.co/org/repo/resolve/v1/a/2.gguf"
+        );
+        let plain = Source::parse("https://host/a/1.gguf?signature=abc", "main", PUBLIC_HUB).unwrap();
+        let second = plain.sibling("2.gguf");
+        assert_eq!(
+            (second.url().as_str(), second.shown()),
+            ("https://host/a/2.gguf?signature=abc", "https://host/a/2.gguf")
+        );
+    }
+
+    #[test]
+    fn a_commit_takes_the_place_of_the_revision_and_the_api_has_its_addresses() {
+        let hub = "http://hub.windlass:8080/mirror";
+        let commit = Commit::from_hex(&"ab".repeat(20)).unwrap();
+        let source = Source::parse("hf://org/repo/a/f.gguf", "main", hub).unwrap();
+        let expected = format!("{hub}/org/repo/resolve/{commit}/a/f.gguf");
+        assert_eq!(source.at(&commit).url().as_str(), expected);
+        let place = source.place().unwrap();
+        assert_eq!(
+            place.api("tree").as_str(),
+            format!("{hub}/api/models/org/repo/tree/main")
+        );
+        let plain = Source::parse("https://host/f.gguf", "main", hub).unwrap();
+        assert_eq!(plain.at(&commit).url(), plain.url());
+    }
+
+    #[test]
     fn hub_sources_that_climb_or_hide_are_refused() {
         for text in [
-            "hf://org/repo",
             "hf://org/repo/",
             "hf://org",
             "hf:///repo/f",

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use windlass_api::fetch::{FetchFailure, FetchPhase, FetchReport};
+use windlass_api::verify::{RuntimePhase, RuntimeReport};
 
 use support::origin::{Origin, Reply};
 use support::{digest_of, model, names};
@@ -236,4 +237,106 @@ fn a_hub_without_the_token_that_it_shall_require_does_not_start() {
     let output = output.unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("ABSENT"));
+}
+
+#[test]
+fn a_runtime_that_is_refused_too_often_ends_the_verification_with_a_report() {
+    let runtime = Origin::start(|request, _| match request.line.starts_with("GET /health ") {
+        true => Reply::status("200 OK"),
+        false => Reply::answer("500 Internal Server Error", &[], "out of memory"),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let output = registry(&[
+        "verify-runtime",
+        "--task",
+        "completion",
+        "--model",
+        "m",
+        "--listen",
+        "127.0.0.1:0",
+    ])
+    .args([
+        "--runtime-url",
+        &runtime.url(),
+        "--period",
+        "1ms",
+        "--failure-threshold",
+        "2",
+    ])
+    .arg("--report")
+    .arg(&log)
+    .env("WINDLASS_RUNTIME_KEY", "very-secret")
+    .env("WINDLASS_LOG", "trace")
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = fs::read_to_string(&log).unwrap();
+    let report: RuntimeReport = serde_json::from_str(&text).unwrap();
+    assert_eq!((report.phase, report.refusals), (RuntimePhase::Refused, 2));
+    assert!(report.message.contains("out of memory"), "{}", report.message);
+    let logged = String::from_utf8(output.stderr).unwrap();
+    assert!(logged.contains("out of memory") && !logged.contains("very-secret") && !text.contains("very-secret"));
+}
+
+#[test]
+fn a_verified_runtime_is_ready_until_a_termination_signal_ends_the_verification() {
+    let runtime = Origin::start(|_, _| Reply::answer("200 OK", &[], "ok"));
+    let mut child = registry(&["verify-runtime"])
+        .env("WINDLASS_RUNTIME_URL", runtime.url())
+        .env("WINDLASS_PATH", "/generate")
+        .env("WINDLASS_LISTEN", "127.0.0.1:0")
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut line = |words: &str| {
+        lines
+            .find(|line| line.as_ref().unwrap().contains(words))
+            .unwrap()
+            .unwrap()
+    };
+    let address = line("readiness at http://");
+    let address = address
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    line("GET /generate answered 200 as it should");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(
+        Command::new("kill")
+            .arg(child.id().to_string())
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_request_is_a_task_with_a_model_or_a_path_and_never_both() {
+    for arguments in [
+        &["verify-runtime"][..],
+        &["verify-runtime", "--task", "chat"],
+        &["verify-runtime", "--task", "chat", "--model", "m", "--path", "/x"],
+        &["verify-runtime", "--task", "chat", "--model", "m", "--body", "{}"],
+        &["verify-runtime", "--path", "x"],
+        &["verify-runtime", "--path", "/x", "--body", "{"],
+        &["verify-runtime", "--path", "/x", "--runtime-url", "https://127.0.0.1"],
+    ] {
+        assert_eq!(
+            registry(arguments).output().unwrap().status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
 }

@@ -401,7 +401,7 @@ async fn an_expired_link_of_a_redirect_is_renewed_at_the_source() {
 async fn a_file_that_is_there_is_checked_and_used_without_a_download() {
     let content = model();
     let announced = format!("\"{}\"", digest_of(&content).hex());
-    let origin = Origin::start(move |_, _| Reply::head("200 OK", &[("X-Linked-Etag", announced.as_str())]));
+    let origin = Origin::start_hub(move |_, _| Reply::head("200 OK", &[("X-Linked-Etag", announced.as_str())]));
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("model.gguf"), &content).unwrap();
     run(&asked(order(&origin.url(), folder.path()), digest_of(&content)))

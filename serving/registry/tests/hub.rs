@@ -9,8 +9,14 @@ use std::net::{SocketAddr, TcpStream};
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use windlass_api::fetch::FetchFailure;
+use windlass_api::fetch::{FetchFailure, ModelFacts};
+use windlass_registry::commit::Commit;
+use windlass_registry::download::Expected;
+use windlass_registry::pattern::Patterns;
+use windlass_registry::progress::Progress;
 use windlass_registry::serve::{Hub, serve};
+use windlass_registry::source::Source;
+use windlass_registry::verify::verify;
 
 use support::{digest_of, model, order, run, with_token};
 
@@ -88,7 +94,6 @@ async fn a_head_and_a_get_have_the_headers_of_the_hub() {
             format!("\netag: \"{hex}\""),
             format!("\nx-linked-etag: \"{hex}\""),
             format!("\nx-linked-size: {}", model().len()),
-            format!("\nx-repo-commit: {}", &hex[..40]),
             format!("\ncontent-length: {}", model().len()),
             "\naccept-ranges: bytes".to_owned(),
         ] {
@@ -121,19 +126,123 @@ async fn ranges_give_their_bytes_and_if_range_guards_them() {
     );
 }
 
+/// The value of a header of an answer's head.
+fn header(head: &str, name: &str) -> String {
+    let line = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+    line.unwrap_or_else(|| panic!("no {name} in {head}")).to_owned()
+}
+
 #[tokio::test]
 async fn the_commit_that_the_hub_names_is_a_revision_and_others_are_not() {
     let hub = Served::start(None).await;
-    let commit = &digest_of(&model()).hex()[..40];
-    let (head, _) = hub
-        .ask("HEAD", &format!("/org/repo/resolve/{commit}/model.gguf"), "")
-        .await;
-    assert!(head.starts_with("http/1.1 200"), "{head}");
-    let (head, _) = hub.ask("HEAD", "/org/repo/resolve/v9/model.gguf", "").await;
-    assert!(
-        head.starts_with("http/1.1 404") && head.contains("x-error-code: revisionnotfound"),
-        "{head}"
+    let commit = header(&hub.ask("HEAD", FILE, "").await.0, "x-repo-commit");
+    assert_eq!(commit.len(), 40);
+    for path in [
+        format!("/org/repo/resolve/{commit}/model.gguf"),
+        format!("/api/models/org/repo/revision/{commit}"),
+        format!("/api/models/org/repo/tree/{commit}"),
+    ] {
+        let (head, _) = hub.ask("HEAD", &path, "").await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        assert_eq!(header(&head, "x-repo-commit"), commit);
+    }
+    for path in ["/org/repo/resolve/v9/model.gguf", "/api/models/org/repo/tree/v9"] {
+        let (head, _) = hub.ask("HEAD", path, "").await;
+        assert!(
+            head.starts_with("http/1.1 404") && head.contains("x-error-code: revisionnotfound"),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_repository_is_described_and_its_tree_comes_in_pages() {
+    let hub = Served::start(None).await;
+    let repository = hub.folder.path().join("root/org/repo");
+    fs::create_dir(repository.join("sub")).unwrap();
+    fs::write(repository.join("sub/config.json"), "{}").unwrap();
+    let json = |body: &[u8]| serde_json::from_slice::<serde_json::Value>(body).unwrap();
+    let (head, body) = hub.ask("GET", "/api/models/org/repo", "").await;
+    assert_eq!(json(&body)["sha"], header(&head, "x-repo-commit"));
+    assert_eq!(json(&body)["siblings"][1]["rfilename"], "sub/config.json");
+    let tree = "/api/models/org/repo/tree/main?recursive=true&limit=1";
+    let (head, body) = hub.ask("GET", tree, "").await;
+    assert_eq!(
+        (json(&body)[0]["path"].as_str(), json(&body)[0]["lfs"].as_object()),
+        (Some("model.gguf"), None)
     );
+    hub.ask("HEAD", FILE, "").await; // computes the digest
+    let known = json(&hub.ask("GET", tree, "").await.1);
+    assert_eq!(known[0]["lfs"]["oid"], digest_of(&model()).hex());
+    let next = header(&head, "link");
+    let next = next
+        .strip_prefix("<http://hub")
+        .unwrap()
+        .strip_suffix(">; rel=\"next\"")
+        .unwrap()
+        .to_owned();
+    let (head, body) = hub.ask("GET", &next, "").await;
+    assert_eq!(
+        (json(&body)[0]["path"].as_str(), json(&body)[0]["size"].as_u64()),
+        (Some("sub/config.json"), Some(2))
+    );
+    assert!(!head.contains("link:"), "{head}");
+}
+
+#[tokio::test]
+async fn a_fetch_from_the_hub_reports_its_commit_and_works_by_that_commit() {
+    let hub = Served::start(None).await;
+    let commit = header(&hub.ask("HEAD", FILE, "").await.0, "x-repo-commit");
+    let folder = tempfile::tempdir().unwrap();
+    let mut wanted = order(&hub.url(), folder.path());
+    assert_eq!(run(&wanted).await.unwrap().commit.as_ref(), Some(&commit));
+    wanted.commit = Commit::from_hex(&commit);
+    wanted.dest = folder.path().join("again.gguf");
+    assert_eq!(run(&wanted).await.unwrap().commit.as_ref(), Some(&commit));
+}
+
+#[tokio::test]
+async fn a_repository_of_the_hub_is_fetched_whole_and_verifies_as_a_folder() {
+    let hub = Served::start(None).await;
+    let repository = hub.folder.path().join("root/org/encoder");
+    fs::create_dir_all(repository.join("tokenizer")).unwrap();
+    let head = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
+    let weights = [&(head.len() as u64).to_le_bytes()[..], head.as_bytes(), &[0; 4]].concat();
+    fs::write(repository.join("model.safetensors"), &weights).unwrap();
+    fs::write(repository.join("config.json"), r#"{"model_type":"bert"}"#).unwrap();
+    fs::write(repository.join("tokenizer/vocab.txt"), "a").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let volume = folder.path().canonicalize().unwrap();
+    let mut wanted = order(&hub.url(), &volume);
+    wanted.source = Source::parse("hf://org/encoder", "main", &hub.url()).unwrap();
+    wanted.dest = volume.join("encoder");
+    let fetched = run(&wanted).await.unwrap();
+    assert_eq!(fetched.architecture.as_deref(), Some("bert"));
+    // What downloaders keep in a folder for themselves does not count.
+    fs::create_dir_all(wanted.dest.join(".cache/huggingface")).unwrap();
+    fs::write(wanted.dest.join(".cache/huggingface/x.lock"), "").unwrap();
+    let progress = Progress::default();
+    let verified = |patterns: Patterns, expected: &str| {
+        let expected = Some(Expected::Asked(expected.parse().unwrap()));
+        verify(wanted.dest.clone(), volume.clone(), expected, patterns, &progress)
+    };
+    let found = verified(Patterns::default(), &fetched.digest).await.unwrap();
+    assert_eq!(
+        ModelFacts {
+            commit: None,
+            ..fetched.clone()
+        },
+        found
+    );
+    let some = Patterns {
+        allow: vec!["*.safetensors".into()],
+        ignore: Vec::new(),
+    };
+    let failed = verified(some, &fetched.digest).await.unwrap_err();
+    assert_eq!(failed.reason(), FetchFailure::DigestMismatch);
+    std::os::unix::fs::symlink("/etc/hostname", wanted.dest.join("link")).unwrap();
+    let failed = verified(Patterns::default(), &fetched.digest).await.unwrap_err();
+    assert_eq!(failed.reason(), FetchFailure::InvalidSource, "{failed}");
 }
 
 #[tokio::test]

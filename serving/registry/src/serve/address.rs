@@ -3,34 +3,79 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
-/// The parts of `/{org}/{repo}/resolve/{revision}/{path}`.
+/// What is asked of a repository.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// `/{org}/{repo}/resolve/{revision}/{path}`: a file, by its path in the repository.
+    File(PathBuf),
+    /// `/api/models/{org}/{repo}` or `…/revision/{revision}`: the commit and the names of its files.
+    Revision,
+    /// `/api/models/{org}/{repo}/tree/{revision}`: the files with their sizes.
+    Tree,
+}
+
+/// A request of the hub's protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Address {
-    /// `org/repo/path`, relative, without any part that is not a plain name.
-    pub path: PathBuf,
+    /// `org/repo`, relative, without any part that is not a plain name.
+    pub repository: PathBuf,
     /// A branch, a tag or a commit.
     pub revision: String,
+    /// What is asked.
+    pub subject: Subject,
 }
 
 impl Address {
     /// Decodes each part once; a part that then is empty, `.`, `..`, or holds a separator, is refused.
     pub fn parse(path: &str) -> Option<Address> {
-        let mut parts = path.strip_prefix('/')?.split('/');
-        let (org, repo) = (plain(parts.next()?)?, plain(parts.next()?)?);
+        let path = path.strip_prefix('/')?;
+        match path.strip_prefix("api/models/") {
+            Some(path) => Address::of_api(path.split('/')),
+            None => Address::of_file(path.split('/')),
+        }
+    }
+
+    fn of_file<'a>(mut parts: impl Iterator<Item = &'a str>) -> Option<Address> {
+        let repository = PathBuf::from(plain(parts.next()?)?).join(plain(parts.next()?)?);
         if parts.next()? != "resolve" {
             return None;
         }
-        // A revision is never used as a path, so it may hold slashes (`refs%2Fpr%2F1`).
-        let revision = percent_decode_str(parts.next()?).decode_utf8().ok()?.into_owned();
+        let revision = revision(parts.next()?)?;
         let file = parts.map(plain).collect::<Option<PathBuf>>()?;
         if file.as_os_str().is_empty() {
             return None;
         }
         Some(Address {
-            path: PathBuf::from(org).join(repo).join(file),
+            repository,
             revision,
+            subject: Subject::File(file),
         })
     }
+
+    fn of_api<'a>(mut parts: impl Iterator<Item = &'a str>) -> Option<Address> {
+        let repository = PathBuf::from(plain(parts.next()?)?).join(plain(parts.next()?)?);
+        let subject = match parts.next() {
+            None | Some("revision") => Subject::Revision,
+            Some("tree") => Subject::Tree,
+            Some(_) => return None,
+        };
+        let revision = match parts.next() {
+            Some(part) => revision(part)?,
+            None if subject == Subject::Revision => "main".to_owned(),
+            None => return None,
+        };
+        // Folders of a tree are not listed alone.
+        parts.next().is_none().then_some(Address {
+            repository,
+            revision,
+            subject,
+        })
+    }
+}
+
+/// A revision is never used as a path, so it may hold slashes (`refs%2Fpr%2F1`).
+fn revision(part: &str) -> Option<String> {
+    Some(percent_decode_str(part).decode_utf8().ok()?.into_owned())
 }
 
 fn plain(part: &str) -> Option<String> {
@@ -49,10 +94,42 @@ mod tests {
         assert_eq!(
             address,
             Address {
-                path: "org/repo/sub/a b.gguf".into(),
-                revision: "refs/pr/1".into()
+                repository: "org/repo".into(),
+                revision: "refs/pr/1".into(),
+                subject: Subject::File("sub/a b.gguf".into()),
             }
         );
+    }
+
+    #[test]
+    fn the_api_describes_a_revision_and_lists_its_tree() {
+        for (path, revision, subject) in [
+            ("/api/models/org/repo", "main", Subject::Revision),
+            ("/api/models/org/repo/revision/v1", "v1", Subject::Revision),
+            ("/api/models/org/repo/tree/refs%2Fpr%2F1", "refs/pr/1", Subject::Tree),
+        ] {
+            let address = Address::parse(path).unwrap();
+            let (repository, revision) = ("org/repo".into(), revision.into());
+            assert_eq!(
+                address,
+                Address {
+                    repository,
+                    revision,
+                    subject
+                },
+                "{path}"
+            );
+        }
+        for path in [
+            "/api/models/org",
+            "/api/models/../repo",
+            "/api/models/org/repo/tree",
+            "/api/models/org/repo/tree/main/sub",
+            "/api/models/org/repo/commits/main",
+            "/api/datasets/org/repo",
+        ] {
+            assert_eq!(Address::parse(path), None, "{path}");
+        }
     }
 
     #[test]
@@ -83,6 +160,6 @@ mod tests {
     #[test]
     fn a_path_decoded_once_is_not_decoded_again() {
         let address = Address::parse("/org/repo/resolve/main/%252e%252e/x").unwrap();
-        assert_eq!(address.path, PathBuf::from("org/repo/%2e%2e/x"));
+        assert_eq!(address.subject, Subject::File("%2e%2e/x".into()));
     }
 }

@@ -14,7 +14,7 @@ use futures::Stream;
 use futures::stream;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
-use super::address::Address;
+use super::listing::{Entry, Listing};
 use crate::digest::Digest;
 use crate::download::blocking;
 
@@ -53,9 +53,22 @@ impl Shelf {
         })
     }
 
-    /// Opens a file; whatever is not a regular file inside the folder is not found.
-    pub async fn find(&self, address: &Address) -> io::Result<Found> {
-        let (root, wanted) = (self.root.clone(), self.root.join(&address.path));
+    /// The files of a repository as they are now.
+    pub async fn list(&self, repository: &Path) -> io::Result<Listing> {
+        let (root, repository) = (self.root.clone(), repository.to_owned());
+        blocking(move || Listing::of(&root, &repository)).await.map_err(missing)
+    }
+
+    /// The digest of a listed file, if an earlier request has computed it.
+    pub fn known(&self, entry: &Entry) -> Option<Digest> {
+        let identity = (entry.real.clone(), entry.size, entry.changed);
+        let digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        digests.get(&identity)?.get().copied()
+    }
+
+    /// Opens a file, by its path in the folder; whatever is not a regular file inside the folder is not found.
+    pub async fn find(&self, path: &Path) -> io::Result<Found> {
+        let (root, wanted) = (self.root.clone(), self.root.join(path));
         let (path, file) = blocking(move || open_inside(&root, &wanted)).await?;
         let metadata = file.metadata()?;
         let (file, size) = (Arc::new(file), metadata.len());
@@ -80,11 +93,15 @@ impl Shelf {
     }
 }
 
-fn open_inside(root: &Path, wanted: &Path) -> io::Result<(PathBuf, File)> {
-    let missing = |error: io::Error| match error.kind() {
+/// A path through a file, and one with a name that is too long, lead nowhere.
+fn missing(error: io::Error) -> io::Error {
+    match error.kind() {
         io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => io::ErrorKind::NotFound.into(),
         _ => error,
-    };
+    }
+}
+
+fn open_inside(root: &Path, wanted: &Path) -> io::Result<(PathBuf, File)> {
     let path = wanted.canonicalize().map_err(missing)?;
     if !path.starts_with(root) || !path.is_file() {
         return Err(io::ErrorKind::NotFound.into());
@@ -153,10 +170,9 @@ mod tests {
         let file = folder.path().join("org/repo/f");
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let shelf = Shelf::open(folder.path().into()).unwrap();
-        let address = Address::parse("/org/repo/resolve/main/f").unwrap();
         for content in ["a", "bc"] {
             fs::write(&file, content).unwrap();
-            let found = shelf.find(&address).await.unwrap();
+            let found = shelf.find(Path::new("org/repo/f")).await.unwrap();
             assert_eq!(found.digest, Digest::of(content.as_bytes(), |_| {}).unwrap());
         }
     }

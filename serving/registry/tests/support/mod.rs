@@ -8,12 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use windlass_api::fetch::ModelFacts;
-use windlass_registry::connection::{Token, install_cryptography};
+use windlass_registry::client::install_cryptography;
+use windlass_registry::connection::Token;
 use windlass_registry::digest::Digest;
 use windlass_registry::download::{Demand, Expected};
 use windlass_registry::failure::FetchFailed;
 use windlass_registry::fetch::{Order, fetch};
 use windlass_registry::patience::Patience;
+use windlass_registry::pattern::Patterns;
 use windlass_registry::progress::Progress;
 use windlass_registry::source::Source;
 
@@ -35,12 +37,16 @@ pub fn order(hub: &str, folder: &Path) -> Order {
     install_cryptography();
     Order {
         source: Source::parse("hf://org/repo/model.gguf", "main", hub).unwrap(),
+        commit: None,
         dest: folder.join("model.gguf"),
         token: None,
+        bundle: None,
         demand: Demand {
             expected: None,
+            listed: None,
             limit: None,
         },
+        patterns: Patterns::default(),
         patience: Patience {
             stall: Duration::from_secs(20), // longer than a busy machine takes
             attempts: 3,

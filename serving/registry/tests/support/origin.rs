@@ -10,6 +10,7 @@ use std::thread;
 pub struct Seen {
     pub line: String,
     headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Seen {
@@ -75,6 +76,12 @@ impl Reply {
         reply.then(size.as_bytes()).then(content).then(b"\r\n0\r\n\r\n")
     }
 
+    /// Any status with a body.
+    pub fn answer(status: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let length = body.len().to_string();
+        Reply::head(status, &[&[("Content-Length", length.as_str())], headers].concat()).then(body.as_bytes())
+    }
+
     pub fn redirect(location: &str) -> Reply {
         Reply::head("302 Found", &[("Location", location), ("Content-Length", "0")])
     }
@@ -107,22 +114,38 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// `answer` gets the request and its number, from 0.
+    /// A host of files that knows neither HEAD nor commits: `answer` gets all other requests and their number, from 0.
     pub fn start(answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Origin {
+        Origin::raw(answer, |request| {
+            request.line.starts_with("HEAD ") || request.line.starts_with("GET /api/")
+        })
+    }
+
+    /// `answer` gets every request and its number, from 0.
+    pub fn start_hub(answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Origin {
+        Origin::raw(answer, |_| false)
+    }
+
+    fn raw(
+        answer: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+        unknown: impl Fn(&Seen) -> bool + Send + Sync + 'static,
+    ) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = Origin {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
             ended: Arc::default(),
         };
-        let (seen, ended, answer) = (origin.seen.clone(), origin.ended.clone(), Arc::new(answer));
+        let (seen, ended) = (origin.seen.clone(), origin.ended.clone());
+        let (answer, unknown) = (Arc::new(answer), Arc::new(unknown));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let (stream, seen, answer) = (stream.unwrap(), seen.clone(), answer.clone());
-                thread::spawn(move || converse(stream, &seen, &*answer));
+                let (stream, seen) = (stream.unwrap(), seen.clone());
+                let (answer, unknown) = (answer.clone(), unknown.clone());
+                thread::spawn(move || converse(stream, &seen, &*answer, &*unknown));
             }
         });
         origin
@@ -144,8 +167,17 @@ impl Drop for Origin {
     }
 }
 
-fn converse(mut stream: TcpStream, seen: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen, usize) -> Reply) {
+fn converse(
+    mut stream: TcpStream,
+    seen: &Mutex<Vec<Seen>>,
+    answer: &dyn Fn(&Seen, usize) -> Reply,
+    unknown: &dyn Fn(&Seen) -> bool,
+) {
     let Some(request) = read_head(&mut stream) else { return };
+    if unknown(&request) {
+        // A caller that has hung up has its answer too.
+        return drop(stream.write_all(&Reply::status("404 Not Found").bytes));
+    }
     let number = {
         let mut seen = seen.lock().unwrap();
         seen.push(request.clone());
@@ -173,5 +205,15 @@ fn read_head(stream: &mut TcpStream) -> Option<Seen> {
     let headers = headers
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
-    Some(Seen { line, headers })
+    let mut seen = Seen {
+        line,
+        headers,
+        body: Vec::new(),
+    };
+    let length = seen
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    seen.body.resize(length, 0);
+    stream.read_exact(&mut seen.body).ok()?;
+    Some(seen)
 }
