@@ -41,7 +41,7 @@ pub fn is_because(object: &ModelDeployment, kind: &str, status: &str, reason: &s
     condition(object, kind).is_some_and(|condition| condition.status == status && condition.reason == reason)
 }
 
-/// True when the wanted revision serves and is proven.
+/// True when the desired revision serves and is verified.
 pub fn is_ready(object: &ModelDeployment) -> bool {
     is(object, "Ready", "True")
 }

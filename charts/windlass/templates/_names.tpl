@@ -58,7 +58,7 @@ Secrets, nodes and pods/exec are absent by intent. */}}
 # object that now names another. Everything else goes by garbage collection.
 - apiGroups: [apps]
   resources: [controllerrevisions]
-  verbs: [list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
@@ -73,7 +73,11 @@ Secrets, nodes and pods/exec are absent by intent. */}}
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
+# Why a pod does not start: volumes that cannot be attached or mounted stand in events alone.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -63,7 +63,10 @@ fn watch_events_that_are_lost_do_not_change_the_end() {
             let lost: EventFilter = Arc::new(move |event| kind_of_owner(event) == owner);
             space
                 .beside(name, async |space| {
-                    let operator = undisturbed.prepare(space).await?;
+                    // What a watch lost is found by the next list; that of production comes after ten minutes.
+                    let mut settings = Settings::new(space, undisturbed.hub.url())?;
+                    settings.arguments = vec!["--recheck-seconds".into(), "5".into()];
+                    let operator = Operator::prepare(space, settings).await?;
                     operator.proxy.drop_events(Some(lost));
                     operator.launch()?;
                     undisturbed.apply(space).await?;
@@ -136,6 +139,8 @@ struct Undisturbed {
     spec: Value,
     inventory: Inventory,
     writes: usize,
+    /// Those that wrote the status: their number depends on how the kubelet's steps fall together.
+    statuses: usize,
     end: Snapshot,
 }
 
@@ -149,8 +154,10 @@ impl Undisturbed {
         at_rest(space).await?;
         quiet(&operator).await?;
         let end = Snapshot::take(&inventory, &space.namespace).await?;
-        let writes = operator.proxy.writes().len();
-        eprintln!("--- {writes} writes without a fault");
+        let all = operator.proxy.writes();
+        let writes = all.len();
+        let statuses = all.iter().filter(|write| write.path.ends_with("/status")).count();
+        eprintln!("--- {writes} writes without a fault, {statuses} of them of the status");
         // It would only take processor time from the others.
         space.delete::<ModelDeployment>("chat").await?;
         Ok(Self {
@@ -158,6 +165,7 @@ impl Undisturbed {
             spec,
             inventory,
             writes,
+            statuses,
             end,
         })
     }
@@ -195,9 +203,10 @@ impl Undisturbed {
         );
         // How often a status is written on the way depends on the kubelet's pace; all else does not.
         eprintln!("--- {} runs, and no such write in {missed:?}", faults.len());
+        let certain = self.writes - self.statuses;
         ensure!(
-            missed.iter().all(|number| *number > self.writes / 2),
-            "no such write: {missed:?}"
+            missed.iter().all(|number| *number > certain),
+            "no such write: {missed:?}, of which {certain} come in every run"
         );
         Ok(())
     }
@@ -251,12 +260,12 @@ fn settled(object: &ModelDeployment) -> bool {
     is(object, "Reconciling", "False") && is(object, "Stalled", "False")
 }
 
-/// Waits until the object is settled, and the Deployment counts its pods as available: 10 s after they are ready.
+/// Waits until the object is settled, and the Deployment counts its pods as available: 5 s after they are ready.
 async fn at_rest(space: &Space) -> Result<()> {
     until_is(&space.api(), "chat", "the object to settle", READY, settled).await?;
     until_is(
         &space.api::<Deployment>(),
-        "chat",
+        "chat-model",
         "the pods to be available",
         READY,
         |deployment| {

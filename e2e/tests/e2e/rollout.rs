@@ -1,5 +1,5 @@
 //! A spec edit reaches the pods while requests keep coming, on a cluster whose kube-proxy lags, as it does where
-//! endpoints change all the time. The proof has a control: the same edit loses requests without the preStop.
+//! endpoints change all the time. The test has a control: the same edit loses requests without the preStop.
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +21,7 @@ use crate::stand::{READY, hub_and_operator, ready, short_completion};
 
 const STREAMS: usize = 4;
 const PODS: &str = "windlass.dev/model-deployment=chat";
-/// What a pod must have answered before it counts as serving; the operator's own question is one of them.
+/// What a pod must have answered before it counts as serving.
 const SERVED: u64 = 50;
 /// kube-proxy syncs at most once a second: changes that come faster make it lag by up to that.
 const NOISE: Duration = Duration::from_millis(200);
@@ -96,7 +96,7 @@ async fn edit_under_traffic(space: &Space, change: Value) -> Result<Report> {
         .merge::<ModelDeployment>("chat", json!({ "spec": change }))
         .await?;
     let is_new = |pod: &Pod| pod.uid() != old.uid() && is_ready(pod);
-    let both = until_all(&pods, PODS, "a new pod beside the old one", READY, |pods| {
+    let both = until_all(&pods, PODS, "a new pod next to the old one", READY, |pods| {
         pods.len() == 2 && pods.iter().any(is_new)
     });
     let new = both.await?.into_iter().find(is_new).context("no new pod")?;

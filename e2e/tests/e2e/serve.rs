@@ -51,7 +51,7 @@ fn an_applied_model_becomes_ready_and_streams_the_golden_answer_to_another_pod()
 
 fn status_is_filled(object: &ModelDeployment) -> Result<()> {
     let status = object.status.as_ref().context("no status")?;
-    for kind in windlass_crds::conditions::condition::ALL {
+    for kind in windlass_crds::model_deployment::CONDITIONS {
         let found = condition(object, kind).with_context(|| format!("no condition {kind}"))?;
         ensure!(found.status != "Unknown", "{kind} is Unknown on a ready object");
         ensure!(!found.message.is_empty(), "{kind} has no message");
@@ -88,10 +88,10 @@ fn status_is_filled(object: &ModelDeployment) -> Result<()> {
     ensure!(replicas.summary.as_deref() == Some("1/1"), "replicas {replicas:?}");
     let revision = status.revision.as_ref().context("no status.revision")?;
     ensure!(
-        revision.current.is_some() && revision.current == revision.ready,
+        revision.desired.is_some() && revision.desired == revision.serving,
         "revision {revision:?}"
     );
-    ensure!(revision.last_good == revision.current, "revision {revision:?}");
+    ensure!(revision.last_verified == revision.desired, "revision {revision:?}");
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub async fn hub_and_operator(space: &Space) -> Result<(Hub, Operator)> {
     Ok((hub, operator))
 }
 
-/// Waits until the present spec of an object is served and proven.
+/// Waits until the present spec of an object is served and verified.
 pub async fn ready(space: &Space, name: &str) -> Result<ModelDeployment> {
     until_is(&space.api::<ModelDeployment>(), name, "Ready=True", READY, is_ready).await
 }

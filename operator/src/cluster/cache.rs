@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{api::DynamicObject, runtime::watcher::Event};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -25,6 +25,16 @@ pub struct ObjectKey {
     pub kind: String,
     pub namespace: String,
     pub name: String,
+}
+
+/// What an event of a watch means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// The objects that it concerns.
+    pub concerned: Vec<ObjectKey>,
+    /// Namespace and name of what is cached and was not in a new list. A list may be older than what is known, so
+    /// each is read before it counts as gone.
+    pub suspects: Vec<(String, String)>,
 }
 
 /// Where an object of the cluster lies.
@@ -115,35 +125,42 @@ impl Cache {
         self.lock().remove_child(&(kind.name().to_owned(), text("namespace"), text("name")));
     }
 
-    /// Takes in what a watch of `kind` in `namespace` saw; returns the objects that it concerns.
-    pub fn feed(&self, kind: &ChildKind, namespace: Option<&str>, event: Event<DynamicObject>) -> Vec<ObjectKey> {
+    /// Takes in what a watch of `kind` in `namespace` saw.
+    pub fn feed(&self, kind: &ChildKind, namespace: Option<&str>, event: Event<DynamicObject>) -> Fed {
         let watch: Watch = (kind.name().to_owned(), namespace.map(str::to_owned));
         let mut state = self.lock();
+        let mut fed = Fed::default();
         match event {
             Event::Init => {
                 state.listing.insert(watch, HashSet::new());
-                Vec::new()
             }
             Event::InitApply(object) => {
                 if let Some(listed) = state.listing.get_mut(&watch) {
                     listed.insert(place_of(&object));
                 }
-                self.take(&mut state, kind, object)
+                fed.concerned = self.take(&mut state, kind, object);
             }
             Event::InitDone => {
                 let listed = state.listing.remove(&watch).unwrap_or_default();
-                let gone = state.places(kind.name(), namespace, &listed);
-                let concerned = gone.into_iter().filter_map(|(ns, name)| self.drop_one(&mut state, kind, &ns, &name));
-                let concerned = concerned.collect();
+                fed.suspects = state.places(kind.name(), namespace, &listed);
                 drop(state);
                 self.missing.send_if_modified(|missing| missing.remove(&watch));
-                concerned
             }
-            Event::Apply(object) => self.take(&mut state, kind, object),
+            Event::Apply(object) => fed.concerned = self.take(&mut state, kind, object),
             Event::Delete(object) => {
                 let (ns, name) = place_of(&object);
-                self.drop_one(&mut state, kind, &ns, &name).into_iter().collect()
+                fed.concerned.extend(self.drop_one(&mut state, kind, &ns, &name));
             }
+        }
+        fed
+    }
+
+    /// Takes in what a read of a suspect gave: the object, or that it is gone.
+    pub fn confirm(&self, kind: &ChildKind, namespace: &str, name: &str, live: Option<DynamicObject>) -> Vec<ObjectKey> {
+        let mut state = self.lock();
+        match live {
+            Some(live) => self.take(&mut state, kind, live),
+            None => self.drop_one(&mut state, kind, namespace, name).into_iter().collect(),
         }
     }
 
@@ -159,6 +176,12 @@ impl Cache {
 
     fn take_pod(&self, state: &mut State, object: DynamicObject) -> Vec<ObjectKey> {
         let (namespace, name) = place_of(&object);
+        let version = |pod: &ObjectMeta| pod.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+        let known = state.owner_of_pod.get(&(namespace.clone(), name.clone()));
+        let known = known.and_then(|owner| state.pods.get(owner)?.get(&name));
+        if known.is_some_and(|known| version(&object.metadata) < version(&known.metadata)) {
+            return Vec::new();
+        }
         let before = state.remove_pod(&namespace, &name);
         let labels = object.metadata.labels.clone().unwrap_or_default();
         let owner = self.labels.iter().find_map(|(label, kind)| {
@@ -335,7 +358,7 @@ mod tests {
     #[test]
     fn a_change_concerns_the_owner_and_one_that_changed_owners_both() {
         let (cache, services) = (cache(), ChildKind::of::<Service>());
-        let feed = |event| cache.feed(&services, None, event);
+        let feed = |event| cache.feed(&services, None, event).concerned;
         assert_eq!(feed(Event::Apply(object("a", "1", Some("chat")))), [key("chat")]);
         assert_eq!(cache.children_of("chat").len(), 1);
         assert_eq!(feed(Event::Apply(object("a", "2", Some("other")))), [key("other"), key("chat")]);
@@ -355,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_list_forgets_what_it_does_not_hold_within_its_namespace() {
+    fn what_a_new_list_lacks_within_its_namespace_is_forgotten_once_a_read_confirms_it() {
         let (cache, services) = (cache(), ChildKind::of::<Service>());
         for name in ["a", "b"] {
             cache.feed(&services, Some("ns"), Event::Apply(object(name, "1", Some("chat"))));
@@ -365,7 +388,10 @@ mod tests {
         cache.feed(&services, Some("elsewhere"), Event::Apply(elsewhere));
         cache.feed(&services, Some("ns"), Event::Init);
         cache.feed(&services, Some("ns"), Event::InitApply(object("b", "1", Some("chat"))));
-        assert_eq!(cache.feed(&services, Some("ns"), Event::InitDone), [key("chat")]);
+        let suspects = cache.feed(&services, Some("ns"), Event::InitDone).suspects;
+        assert_eq!(suspects, [("ns".to_owned(), "a".to_owned())]);
+        assert_eq!(cache.children_of("chat").len(), 2, "the list may be old");
+        assert_eq!(cache.confirm(&services, "ns", "a", None), [key("chat")]);
         assert_eq!(cache.children_of("chat").len(), 1);
         assert_eq!(cache.children_of("far").len(), 1);
     }
@@ -390,12 +416,12 @@ mod tests {
     #[test]
     fn pods_are_found_by_label_and_kept_without_what_nobody_reads() {
         let (cache, pods) = (cache(), ChildKind::of::<Pod>());
-        assert_eq!(cache.feed(&pods, None, Event::Apply(pod("p", "chat"))), [key("chat")]);
+        assert_eq!(cache.feed(&pods, None, Event::Apply(pod("p", "chat"))).concerned, [key("chat")]);
         let found = cache.pods_of(&key("chat"));
         let container = &found[0].spec.as_ref().expect("spec").containers[0];
         assert_eq!((container.name.as_str(), &container.image), ("engine", &None));
         assert!(container.resources.is_some());
-        assert_eq!(cache.feed(&pods, None, Event::Delete(pod("p", "chat"))), [key("chat")]);
+        assert_eq!(cache.feed(&pods, None, Event::Delete(pod("p", "chat"))).concerned, [key("chat")]);
         assert!(cache.pods_of(&key("chat")).is_empty());
     }
 }

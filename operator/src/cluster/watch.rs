@@ -119,22 +119,44 @@ fn namespaces(scope: &Scope) -> Vec<Option<String>> {
     }
 }
 
-/// Fills the cache from one watch, and triggers what each change concerns.
+/// Fills the cache from one watch, and triggers what each change concerns. The watch begins anew with a list now and
+/// then, in case it missed something.
 async fn follow(context: Arc<Context>, kind: ChildKind, namespace: Option<String>) {
     let api = match &namespace {
         Some(namespace) => kind.api(&context.client, namespace),
         None => Api::all_with(context.client.clone(), kind.resource()),
     };
     let selector = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGED_BY);
-    let mut events = watcher(api, watcher::Config::default().labels(&selector)).default_backoff().boxed();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                for object in context.cache.feed(&kind, namespace.as_deref(), event) {
+    loop {
+        let config = watcher::Config::default().labels(&selector);
+        let mut events = watcher(api.clone(), config).default_backoff().boxed();
+        let until = tokio::time::Instant::now() + context.pace.settled;
+        while let Ok(Some(event)) = tokio::time::timeout_at(until, events.next()).await {
+            match event {
+                Ok(event) => {
+                    let fed = context.cache.feed(&kind, namespace.as_deref(), event);
+                    for object in fed.concerned {
+                        context.triggers.send(&object).await;
+                    }
+                    confirm(&context, &kind, fed.suspects).await;
+                }
+                Err(error) => tracing::warn!(%error, kind = kind.name(), "a watch failed and begins again"),
+            }
+        }
+    }
+}
+
+/// Reads what a list lacks: it is gone, or the list was old.
+async fn confirm(context: &Context, kind: &ChildKind, suspects: Vec<(String, String)>) {
+    for (namespace, name) in suspects {
+        match kind.api(&context.client, &namespace).get_opt(&name).await {
+            Ok(live) => {
+                for object in context.cache.confirm(kind, &namespace, &name, live) {
                     context.triggers.send(&object).await;
                 }
             }
-            Err(error) => tracing::warn!(%error, kind = kind.name(), "a watch failed and begins again"),
+            // It stays cached; the next list asks again.
+            Err(error) => tracing::warn!(%error, kind = kind.name(), namespace, name, "cannot read an object"),
         }
     }
 }

@@ -112,7 +112,10 @@ impl<K: Kind> World<K> {
                 let object = serde_json::from_value(object).expect("object");
                 self.context.cache.feed(&kind, None, Event::InitApply(object));
             }
-            self.context.cache.feed(&kind, None, Event::InitDone);
+            let fed = self.context.cache.feed(&kind, None, Event::InitDone);
+            for (namespace, name) in fed.suspects {
+                self.context.cache.confirm(&kind, &namespace, &name, None);
+            }
         }
         self.reconcile_as_seen().await
     }

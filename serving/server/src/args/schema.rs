@@ -1,5 +1,6 @@
 //! The flags against what a ModelDeployment may ask of them: the CRD's schema and the operator's goldens are the
 //! contract, read as files.
+use serde::Deserialize as _;
 use super::*;
 use clap::CommandFactory;
 use serde_json::Value;
