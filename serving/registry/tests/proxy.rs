@@ -73,7 +73,7 @@ fn serve(mut stream: StreamOwned<ServerConnection, TcpStream>) {
         ),
         false => "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned(),
     };
-    // A caller that does not trust the certificate hangs up; that is its right.
+    // A caller that does not trust the certificate closes the connection.
     if stream.write_all(answer.as_bytes()).is_ok() && answer.starts_with("HTTP/1.1 200") {
         drop(stream.write_all(&content));
     }
