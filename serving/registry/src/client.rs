@@ -1,5 +1,5 @@
 //! The HTTP client of fetches: the proxies of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, the system's certificates
-//! (SSL_CERT_FILE and SSL_CERT_DIR choose others), and those of a bundle besides.
+//! (SSL_CERT_FILE and SSL_CERT_DIR choose others), and those of a bundle in addition.
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

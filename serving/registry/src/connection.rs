@@ -269,6 +269,9 @@ impl Interruption {
             what = format!("{what}: {inner}");
             cause = inner.source();
         }
+        if what.contains("UnknownIssuer") {
+            what.push_str("; if the certificate is of a CA of your own, name it with --ca-bundle");
+        }
         Interruption {
             host,
             what,

@@ -58,7 +58,7 @@ pub async fn fetch(order: &Order, progress: &Progress) -> Result<ModelFacts, Fet
             if wanted.is_none() {
                 return Err(gone);
             }
-            // The digest decides: where the revision still has the same content, nothing was lost.
+            // The digest decides: the revision may still have the same content.
             tracing::warn!("{gone}; its digest is known, so the revision is tried");
             match by_revision(order, &client, progress).await {
                 Err(

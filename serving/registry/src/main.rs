@@ -19,7 +19,7 @@ use windlass_registry::fetch::{self, Order};
 use windlass_registry::progress::{Progress, Watch};
 use windlass_registry::runtime::client::{Key, Runtime};
 use windlass_registry::runtime::{self, Pace};
-use windlass_registry::serve::{self, Hub};
+use windlass_registry::serve::{self, Hub, Limits};
 use windlass_registry::source::Source;
 use windlass_registry::{listen, report, verify};
 
@@ -64,10 +64,10 @@ async fn conclude(
     progress: &Progress,
     work: impl Future<Output = Result<ModelFacts, FetchFailed>>,
 ) -> anyhow::Result<ExitCode> {
+    let stop = termination()?;
     let result = tokio::select! {
         result = async { let _watch = Watch::start(progress, reporting.progress_listen).await?; work.await } => result,
-        stopped = terminated() => {
-            stopped?;
+        () = stop => {
             tracing::warn!("stopped by a signal; what came is kept for the next run");
             return Ok(ExitCode::from(TERMINATED));
         }
@@ -115,13 +115,14 @@ async fn run_verify(args: &VerifyArgs, progress: &Progress) -> Result<ModelFacts
 }
 
 async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let stop = termination()?;
     let token = args.require_token_env.as_deref().map(|name| {
         variable(name)
             .filter(|token| !token.trim().is_empty())
             .with_context(|| format!("the variable {name} holds no token"))
     });
     let token = token.transpose()?;
-    let hub = Hub::open(args.root.clone(), token.as_deref())
+    let hub = Hub::open(args.root.clone(), token.as_deref(), Limits::default())
         .with_context(|| format!("opening the folder {}", args.root.display()))?;
     let listener = listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
     tracing::info!(
@@ -129,17 +130,13 @@ async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         args.root.display(),
         listener.local_addr().context("asking for the own address")?
     );
-    let stop = async {
-        if let Err(error) = terminated().await {
-            tracing::error!(%error, "signals cannot be watched; stopping");
-        }
-    };
     serve::serve(listener, hub, stop).await.context("serving")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Verifies until a signal comes, or until the runtime has been refused too often.
 async fn run_verify_runtime(args: VerifyRuntimeArgs) -> anyhow::Result<ExitCode> {
+    let stop = termination()?;
     let key = variable("WINDLASS_RUNTIME_KEY").map_or(Ok(None), |text| Key::parse(&text))?;
     let request = args.request();
     let state = runtime::state::State::new(request.shown());
@@ -156,10 +153,7 @@ async fn run_verify_runtime(args: VerifyRuntimeArgs) -> anyhow::Result<ExitCode>
             result.context("serving readiness")?;
             anyhow::bail!("readiness is no longer served");
         }
-        stopped = terminated() => {
-            stopped?;
-            return Ok(ExitCode::from(TERMINATED));
-        }
+        () = stop => return Ok(ExitCode::from(TERMINATED)),
         () = runtime::verify(&runtime, pace, &state) => {}
     }
     let report = state.report();
@@ -170,11 +164,14 @@ async fn run_verify_runtime(args: VerifyRuntimeArgs) -> anyhow::Result<ExitCode>
     Ok(ExitCode::FAILURE)
 }
 
-/// Returns at the first SIGTERM or SIGINT: as the first process of a container nothing else would end us.
-async fn terminated() -> std::io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    Ok(())
+/// Watches for SIGTERM and SIGINT from now on, and returns at the first one: as the first process of a container nothing
+/// else would end us.
+fn termination() -> anyhow::Result<impl Future<Output = ()>> {
+    let watch = |kind| signal(kind).context("watching for signals");
+    let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    })
 }
 
 fn variable(name: &str) -> Option<String> {

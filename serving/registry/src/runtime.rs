@@ -46,9 +46,9 @@ pub async fn verify(runtime: &Runtime, pace: Pace, state: &State) {
                 state.lost(&why);
                 continue;
             }
-            Outcome::Busy(answer, wish) => {
+            Outcome::Busy(answer, pause) => {
                 state.busy(answer);
-                wish.unwrap_or_default().max(pace.period)
+                pause.unwrap_or_default().max(pace.period)
             }
             Outcome::Refused(answer, why) => {
                 if state.refused(answer, &why) >= pace.threshold {

@@ -8,6 +8,7 @@ mod address;
 mod api;
 mod files;
 mod listing;
+mod paced;
 mod range;
 
 use std::io;
@@ -29,10 +30,28 @@ use tokio::sync::Semaphore;
 
 use address::{Address, Subject};
 use files::{Found, Shelf};
+use paced::PacedListener;
 use range::Wanted;
 
-/// Downloads at the same time; others are answered 503 with Retry-After.
-const MOST_DOWNLOADS: usize = 256;
+/// What the hub grants to its callers.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Downloads at the same time; others are answered 503 with Retry-After.
+    pub downloads: usize,
+    /// How long a reader may let bytes wait for each mebibyte before it is cut off.
+    pub allowance: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            downloads: 256,
+            // 35 KiB/s, which any network of a cluster has.
+            allowance: Duration::from_secs(30),
+        }
+    }
+}
+
 /// How long running downloads may go on after the order to stop; they can resume elsewhere.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -47,16 +66,18 @@ pub struct Hub {
     /// SHA-256 of the token that callers must send; comparing digests takes the same time for every wrong token.
     token: Option<[u8; 32]>,
     downloads: Arc<Semaphore>,
+    allowance: Duration,
 }
 
 impl Hub {
     /// A hub over an existing folder.
-    pub fn open(root: PathBuf, token: Option<&str>) -> io::Result<Hub> {
+    pub fn open(root: PathBuf, token: Option<&str>, limits: Limits) -> io::Result<Hub> {
         let token = token.map(|token| Sha256::digest(token.trim()).into());
         Ok(Hub {
             shelf: Shelf::open(root)?,
             token,
-            downloads: Arc::new(Semaphore::new(MOST_DOWNLOADS)),
+            downloads: Arc::new(Semaphore::new(limits.downloads)),
+            allowance: limits.allowance,
         })
     }
 
@@ -74,6 +95,7 @@ impl Hub {
 /// Serves until `stop` is done, then lets running downloads go on for a short while.
 pub async fn serve(listener: TcpListener, hub: Hub, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let listener = PacedListener::new(listener, hub.allowance);
     let server = axum::serve(listener, router(hub)).with_graceful_shutdown(async move {
         stop.await;
         // The receiver is gone only when the server has ended already.

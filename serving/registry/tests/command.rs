@@ -285,6 +285,7 @@ fn a_verified_runtime_is_ready_until_a_termination_signal_ends_the_verification(
     let mut child = registry(&["verify-runtime"])
         .env("WINDLASS_RUNTIME_URL", runtime.url())
         .env("WINDLASS_PATH", "/generate")
+        .env("HTTP_PROXY", "http://127.0.0.1:9") // the runtime is in the same pod
         .env("WINDLASS_LISTEN", "127.0.0.1:0")
         .spawn()
         .unwrap();
@@ -319,7 +320,8 @@ fn a_verified_runtime_is_ready_until_a_termination_signal_ends_the_verification(
             .unwrap()
             .success()
     );
-    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(143), "{status}");
 }
 
 #[test]

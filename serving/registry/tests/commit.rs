@@ -119,7 +119,7 @@ async fn a_commit_that_the_hub_no_longer_has_says_how_to_resolve_again() {
 }
 
 #[tokio::test]
-async fn where_the_revision_still_has_the_recorded_digest_a_lost_commit_is_no_loss() {
+async fn a_lost_commit_is_no_failure_where_the_revision_still_has_the_recorded_digest() {
     let hub = hub(&Arc::new(Mutex::new(vec![(NEW, model())])), Says::InHeaders);
     let folder = tempfile::tempdir().unwrap();
     let mut wanted = order(&hub.url(), folder.path());

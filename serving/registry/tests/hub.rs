@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use windlass_registry::commit::Commit;
 use windlass_registry::download::Expected;
 use windlass_registry::pattern::Patterns;
 use windlass_registry::progress::Progress;
-use windlass_registry::serve::{Hub, serve};
+use windlass_registry::serve::{Hub, Limits, serve};
 use windlass_registry::source::Source;
 use windlass_registry::verify::verify;
 
@@ -29,11 +30,15 @@ struct Served {
 
 impl Served {
     async fn start(token: Option<&str>) -> Served {
+        Served::with(token, Limits::default()).await
+    }
+
+    async fn with(token: Option<&str>, limits: Limits) -> Served {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("root/org/repo")).unwrap();
         fs::write(folder.path().join("root/org/repo/model.gguf"), model()).unwrap();
         fs::write(folder.path().join("secret"), "not for you").unwrap();
-        let hub = Hub::open(folder.path().join("root"), token).unwrap();
+        let hub = Hub::open(folder.path().join("root"), token, limits).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -243,6 +248,49 @@ async fn a_repository_of_the_hub_is_fetched_whole_and_verifies_as_a_folder() {
     std::os::unix::fs::symlink("/etc/hostname", wanted.dest.join("link")).unwrap();
     let failed = verified(Patterns::default(), &fetched.digest).await.unwrap_err();
     assert_eq!(failed.reason(), FetchFailure::InvalidSource, "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_take_nothing_do_not_keep_others_from_downloading() {
+    let limits = Limits {
+        downloads: 2,
+        allowance: Duration::from_millis(100),
+    };
+    let hub = Served::with(None, limits).await;
+    // More than the buffers of both sides hold.
+    let large = fs::File::create(hub.folder.path().join("root/org/repo/large")).unwrap();
+    large.set_len(32 << 20).unwrap();
+    let idle: Vec<TcpStream> = (0..limits.downloads)
+        .map(|_| {
+            let mut stream = TcpStream::connect(hub.address).unwrap();
+            stream
+                .write_all(b"GET /org/repo/resolve/main/large HTTP/1.1\r\nhost: hub\r\n\r\n")
+                .unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap(); // it is being served
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    let mut refused = 0;
+    loop {
+        let (head, body) = hub.ask("GET", FILE, "").await;
+        if head.starts_with("http/1.1 200") {
+            assert_eq!(body, model());
+            break;
+        }
+        assert!(
+            head.starts_with("http/1.1 503") && head.contains("retry-after"),
+            "{head}"
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "the idle readers keep all downloads"
+        );
+        refused += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(refused > 0, "the idle readers had all downloads at first");
+    drop(idle);
 }
 
 #[tokio::test]

@@ -53,11 +53,11 @@ enum Lists {
     Siblings,
 }
 
-/// A hub whose files of weights are in Git LFS; `meddle` may answer a request for a file otherwise.
+/// A hub whose files of weights are in Git LFS; `instead` may answer a request for a file otherwise.
 fn hub(
     files: &Files,
     lists: Lists,
-    meddle: impl Fn(&Seen, &str, &[u8]) -> Option<Reply> + Send + Sync + 'static,
+    instead: impl Fn(&Seen, &str, &[u8]) -> Option<Reply> + Send + Sync + 'static,
 ) -> Origin {
     let files = files.clone();
     Origin::start_hub(move |request, _| {
@@ -81,7 +81,7 @@ fn hub(
         let Some((name, content)) = path.strip_prefix(&prefix).and_then(|name| files.get_key_value(name)) else {
             return Reply::status("404 Not Found");
         };
-        if let Some(reply) = meddle(request, name, content) {
+        if let Some(reply) = instead(request, name, content) {
             return reply;
         }
         match (request.line.starts_with("HEAD "), request.range_start()) {
@@ -242,7 +242,7 @@ async fn a_restarted_fetch_keeps_the_whole_files_and_resumes_the_one_that_was_cu
 }
 
 #[tokio::test]
-async fn a_folder_that_is_there_is_replaced_only_by_a_verified_one_and_lends_its_files() {
+async fn a_folder_is_replaced_only_by_a_verified_one_and_its_unchanged_files_are_reused() {
     let files = files();
     let hub = plain(&files, Lists::TreeInPages);
     let folder = tempfile::tempdir().unwrap();
@@ -299,7 +299,7 @@ async fn a_repository_larger_than_the_limit_is_refused_by_its_listing() {
     wanted.demand.limit = Some(3 << 20);
     assert_eq!(run(&wanted).await.unwrap_err().reason(), FetchFailure::NoSpace);
     assert!(support::names(folder.path()).is_empty());
-    // Where the listing has no sizes, the files themselves come up against it.
+    // Where the listing has no sizes, the limit counts the bytes as they come.
     let hub = plain(&files(), Lists::Siblings);
     let mut wanted = whole(&hub, folder.path());
     wanted.demand.limit = Some(3 << 20);

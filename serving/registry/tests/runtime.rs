@@ -188,7 +188,7 @@ async fn a_busy_runtime_is_asked_again_and_not_refused() {
 }
 
 #[tokio::test]
-async fn a_busy_runtime_is_left_alone_for_as_long_as_it_wishes() {
+async fn a_busy_runtime_is_not_asked_before_its_retry_after() {
     let runtime = healthy(|_, _| Reply::answer("429 Too Many Requests", &[("Retry-After", "9999")], "full"));
     let verification = begin(&runtime, Task::Completion);
     let report = verification.until(|report| report.phase == RuntimePhase::Busy).await;
@@ -201,7 +201,7 @@ async fn a_busy_runtime_is_left_alone_for_as_long_as_it_wishes() {
 }
 
 #[tokio::test]
-async fn a_503_without_a_wish_is_a_refusal() {
+async fn a_503_without_retry_after_is_a_refusal() {
     let runtime = healthy(|_, _| Reply::status("503 Service Unavailable"));
     assert_eq!(begin(&runtime, Task::Completion).given_up().await.refusals, 3);
 }

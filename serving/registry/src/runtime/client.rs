@@ -18,7 +18,7 @@ const MOST_OF_SHAPE: usize = 1 << 20;
 /// A health path that is silent for so long fails.
 const HEALTH: Duration = Duration::from_secs(10);
 /// The longest wait that a runtime's `Retry-After` is granted.
-const LONGEST_WISH: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The runtime's key; it has no `Debug`, so that it cannot slip into a log.
 pub struct Key {
@@ -67,7 +67,7 @@ pub struct Runtime {
 pub enum Outcome {
     /// A right answer.
     Right(RuntimeAnswer),
-    /// The runtime has no room now, and wishes so long a pause.
+    /// The runtime has no room now, and asks for this pause.
     Busy(RuntimeAnswer, Option<Duration>),
     /// Anything else, in words that follow "POST /path".
     Refused(RuntimeAnswer, String),
@@ -163,7 +163,7 @@ impl Runtime {
     pub async fn ask(&self) -> Outcome {
         let mut status = None;
         match tokio::time::timeout(self.timeout, self.exchange(&mut status)).await {
-            Ok(Ok((wish, body))) => self.judge(status.unwrap_or_default(), wish, &body),
+            Ok(Ok((pause, body))) => self.judge(status.unwrap_or_default(), pause, &body),
             Ok(Err(error)) => Outcome::Refused(
                 none(status),
                 format!(
@@ -194,16 +194,16 @@ impl Runtime {
         }
         let response = request.send().await?;
         *status = Some(response.status());
-        let wish = response.headers().get(header::RETRY_AFTER);
-        let wish = wish.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let pause = response.headers().get(header::RETRY_AFTER);
+        let pause = pause.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let most = match self.request.expect {
             Expect::Status(_) => MOST_OF_ANY,
             Expect::Shape(_) => MOST_OF_SHAPE,
         };
-        Ok((wish, start_of(response, most).await?))
+        Ok((pause, start_of(response, most).await?))
     }
 
-    fn judge(&self, status: StatusCode, wish: Option<String>, body: &[u8]) -> Outcome {
+    fn judge(&self, status: StatusCode, pause: Option<String>, body: &[u8]) -> Outcome {
         let answer = RuntimeAnswer {
             status: Some(status.as_u16()),
             excerpt: excerpt(body, self.key.as_ref().map(|key| key.text.as_str())),
@@ -218,10 +218,10 @@ impl Runtime {
         };
         // The two statuses by which a server says that it has no room now.
         let busy =
-            status == StatusCode::TOO_MANY_REQUESTS || (status == StatusCode::SERVICE_UNAVAILABLE && wish.is_some());
+            status == StatusCode::TOO_MANY_REQUESTS || (status == StatusCode::SERVICE_UNAVAILABLE && pause.is_some());
         if busy {
-            let wish = wish.and_then(|wish| retry_after(&wish, SystemTime::now()));
-            return Outcome::Busy(answer, wish.map(|wish| wish.min(LONGEST_WISH)));
+            let pause = pause.and_then(|text| retry_after(&text, SystemTime::now()));
+            return Outcome::Busy(answer, pause.map(|pause| pause.min(LONGEST_PAUSE)));
         }
         let next = match status.as_u16() {
             401 | 403 => "give the verification the runtime's key by a Secret, or correct it",
