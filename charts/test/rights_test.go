@@ -120,7 +120,8 @@ func TestInNamespacedModeTheOnlyClusterWideRightIsToReadOurCRD(t *testing.T) {
 		}
 		namespaces[r.namespace] = true
 	}
-	const want = "cluster apiextensions.k8s.io/customresourcedefinitions=modeldeployments.windlass.dev get\n"
+	const crd = "cluster apiextensions.k8s.io/customresourcedefinitions=modeldeployments.windlass.dev "
+	const want = crd + "list\n" + crd + "watch\n"
 	if got := rights(clusterWide); got != want {
 		t.Errorf("cluster-wide rights:\n%s", got)
 	}

@@ -251,6 +251,9 @@ async fn rights(space: &Space, name: &str, verb: &[&str]) -> Result<()> {
         "helm template: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    // Operators of one test share a lease, as replicas of one release do.
+    let lease = format!("resourceNames: [{name}-operator]");
+    let manifest = String::from_utf8_lossy(&output.stdout).replace(&lease, "resourceNames: [windlass-operator]");
     let mut kubectl = Command::new("kubectl")
         .env("KUBECONFIG", &space.env.kubeconfig)
         .args(verb)
@@ -260,7 +263,7 @@ async fn rights(space: &Space, name: &str, verb: &[&str]) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let mut stdin = kubectl.stdin.take().context("kubectl has no stdin")?;
-    stdin.write_all(&output.stdout).await?;
+    stdin.write_all(manifest.as_bytes()).await?;
     drop(stdin);
     let done = kubectl.wait_with_output().await?;
     ensure!(
