@@ -127,7 +127,12 @@ mod tests {
     #[test]
     fn a_limit_shortens_every_wait() {
         let pace = Pace::default().at_most(Duration::from_secs(5));
-        for look in [Look::Settled, Look::Busy, Look::Waiting, Look::Within(Duration::from_secs(50))] {
+        for look in [
+            Look::Settled,
+            Look::Busy,
+            Look::Waiting,
+            Look::Within(Duration::from_secs(50)),
+        ] {
             assert_eq!(pace.of(look), Duration::from_secs(5));
         }
     }

@@ -75,14 +75,7 @@ async fn serve(address: SocketAddr, router: Router) -> std::io::Result<JoinHandl
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {
     match metrics.encode() {
-        Ok(text) => (
-            [(
-                CONTENT_TYPE,
-                "text/plain; version=0.0.4; charset=utf-8",
-            )],
-            text,
-        )
-            .into_response(),
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -178,12 +178,8 @@ pub struct Registered {
 }
 
 /// Starts a controller: context, namespace or all, queue, how it runs.
-pub type Controller = fn(
-    Arc<Context>,
-    Option<String>,
-    mpsc::Receiver<ObjectKey>,
-    Running,
-) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Controller =
+    fn(Arc<Context>, Option<String>, mpsc::Receiver<ObjectKey>, Running) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Registered {
     /// The entry of a kind; `kind` is its name, `crd` that of its CRD.

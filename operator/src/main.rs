@@ -183,7 +183,10 @@ async fn connect() -> anyhow::Result<(Client, String)> {
 
 /// Whether the cluster knows init containers that keep running: on by default since Kubernetes 1.29.
 async fn has_native_sidecars(client: &Client) -> anyhow::Result<bool> {
-    let version = client.apiserver_version().await.context("cannot read the API server's version")?;
+    let version = client
+        .apiserver_version()
+        .await
+        .context("cannot read the API server's version")?;
     let number = |text: &str| {
         let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u32>().unwrap_or(0)

@@ -7,9 +7,7 @@ use prometheus::{
 };
 
 /// Seconds of a reconcile: most take milliseconds, the limit is 30 s.
-const DURATION_BUCKETS: [f64; 12] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 2.0, 10.0, 30.0,
-];
+const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 2.0, 10.0, 30.0];
 
 /// The counters; clones share them.
 #[derive(Clone)]
@@ -42,12 +40,18 @@ impl Metrics {
             &["kind"],
         )?;
         let writes = IntCounterVec::new(
-            name("writes_total", "Writes to the API server, by kind of the object, verb and result"),
+            name(
+                "writes_total",
+                "Writes to the API server, by kind of the object, verb and result",
+            ),
             &["kind", "verb", "result"],
         )?;
         let leader = IntGauge::with_opts(name("leader", "1 while this process holds the lease"))?;
         let schema_skew = IntGaugeVec::new(
-            name("crd_schema_skew", "1 while the installed CRD is not the one of this build, by kind"),
+            name(
+                "crd_schema_skew",
+                "1 while the installed CRD is not the one of this build, by kind",
+            ),
             &["kind"],
         )?;
         let collectors: [Box<dyn Collector>; 6] = [

@@ -95,9 +95,9 @@ impl Kind for ModelDeployments {
             name.strip_prefix(&deployment)
                 .is_some_and(|rest| rest.starts_with('-') && !rest[1..].contains('-'))
         };
-        pod.owner_references()
-            .iter()
-            .any(|owner| owner.controller == Some(true) && owner.kind == "ReplicaSet" && is_its_replica_set(&owner.name))
+        pod.owner_references().iter().any(|owner| {
+            owner.controller == Some(true) && owner.kind == "ReplicaSet" && is_its_replica_set(&owner.name)
+        })
     }
 
     fn decide(
@@ -136,7 +136,10 @@ impl Kind for ModelDeployments {
 
     fn reporters(_: &ValidatedModelDeployment, decision: &Decision, observed: &Observed) -> BTreeSet<String> {
         // One pod stands for all: they do the same.
-        let of_wanted = observed.pods.iter().filter(|pod| pod::runs(pod, &decision.plan.wanted.id));
+        let of_wanted = observed
+            .pods
+            .iter()
+            .filter(|pod| pod::runs(pod, &decision.plan.wanted.id));
         of_wanted.filter_map(|pod| pod::report_address(pod)).take(1).collect()
     }
 
@@ -150,7 +153,10 @@ impl Kind for ModelDeployments {
 fn evidence(valid: &ValidatedModelDeployment, observed: &Observed) -> Evidence {
     let id = valid.revision();
     let of_wanted = || observed.pods.iter().filter(|pod| pod::runs(pod, id));
-    let has_others = observed.pods.iter().any(|pod| pod::is_active(pod) && !pod::runs(pod, id));
+    let has_others = observed
+        .pods
+        .iter()
+        .any(|pod| pod::is_active(pod) && !pod::runs(pod, id));
     let verified = of_wanted().find(|pod| pod::is_ready(pod));
     let failure = of_wanted().find_map(|pod| pod::failure(pod, observed));
     let no_room = of_wanted().find_map(|pod| pod::no_room(pod, observed));
@@ -159,9 +165,8 @@ fn evidence(valid: &ValidatedModelDeployment, observed: &Observed) -> Evidence {
         verified: verified.map(|pod| pod::model_facts(pod).map(|facts| facts.digest)),
         failure: failure.map(|finding| format!("{}: {}", finding.reason, finding.message)),
         last_words: pod::worst(observed, id).map(|finding| finding.message),
-        makes_progress: of_wanted().any(|pod| {
-            pod::fetch_report(pod, observed).is_some_and(|report| report.error.is_none())
-        }),
+        makes_progress: of_wanted()
+            .any(|pod| pod::fetch_report(pod, observed).is_some_and(|report| report.error.is_none())),
         no_room: no_room.filter(|_| has_others),
     }
 }

@@ -21,13 +21,19 @@ pub fn render(args: &RenderArgs, mut out: impl Write) -> anyhow::Result<()> {
     let name = args.file.display();
     let text = if args.file.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
         text
     } else {
         std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {name}"))?
     };
     let settings = Settings::from(args.build.clone());
-    for (index, object) in objects(&text).with_context(|| format!("{name} is not YAML"))?.into_iter().enumerate() {
+    for (index, object) in objects(&text)
+        .with_context(|| format!("{name} is not YAML"))?
+        .into_iter()
+        .enumerate()
+    {
         let rendered = documents(object, &settings).with_context(|| format!("{name}, document {}", index + 1))?;
         out.write_all(rendered.as_bytes())?;
     }
@@ -80,10 +86,18 @@ pub fn children(value: Value, settings: &Settings) -> anyhow::Result<Vec<Value>>
 fn kind_of(value: &Value) -> anyhow::Result<&'static Registered> {
     let kind = value["kind"].as_str().unwrap_or_default();
     let api_version = value["apiVersion"].as_str().unwrap_or_default();
-    let known = REGISTERED.iter().find(|known| known.kind == kind && known.api_version == api_version);
+    let known = REGISTERED
+        .iter()
+        .find(|known| known.kind == kind && known.api_version == api_version);
     known.with_context(|| {
-        let known: Vec<String> = REGISTERED.iter().map(|known| format!("{} {}", known.api_version, known.kind)).collect();
-        format!("`{api_version} {kind}` is not a kind that this operator renders; it knows {}", known.join(", "))
+        let known: Vec<String> = REGISTERED
+            .iter()
+            .map(|known| format!("{} {}", known.api_version, known.kind))
+            .collect();
+        format!(
+            "`{api_version} {kind}` is not a kind that this operator renders; it knows {}",
+            known.join(", ")
+        )
     })
 }
 

@@ -23,17 +23,29 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         _ => true,
     };
     if !is_right {
-        let kind = if is_int_or_string { "integer or string" } else { kind.unwrap_or("value") };
+        let kind = if is_int_or_string {
+            "integer or string"
+        } else {
+            kind.unwrap_or("value")
+        };
         found.push(format!("{path}: must be of type {kind}"));
         return;
     }
     if let Some(listed) = schema["enum"].as_array().filter(|listed| !listed.contains(value)) {
         let listed: Vec<String> = listed.iter().map(Value::to_string).collect();
-        found.push(format!("{path}: {value} is not supported; supported are {}", listed.join(", ")));
+        found.push(format!(
+            "{path}: {value} is not supported; supported are {}",
+            listed.join(", ")
+        ));
     }
     match value {
         Value::Object(members) => {
-            for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            for name in schema["required"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+            {
                 if !members.contains_key(name) {
                     found.push(format!("{}: is required", join(path, name)));
                 }
@@ -52,7 +64,10 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         }
         Value::Array(items) => {
             limit(schema, "maxItems", items.len(), path, "items", found);
-            if schema["minItems"].as_u64().is_some_and(|least| (items.len() as u64) < least) {
+            if schema["minItems"]
+                .as_u64()
+                .is_some_and(|least| (items.len() as u64) < least)
+            {
                 found.push(format!("{path}: must have at least {} items", schema["minItems"]));
             }
             for (index, item) in items.iter().enumerate() {
@@ -62,7 +77,10 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         Value::String(text) => {
             let length = text.chars().count();
             limit(schema, "maxLength", length, path, "characters", found);
-            if schema["minLength"].as_u64().is_some_and(|least| (length as u64) < least) {
+            if schema["minLength"]
+                .as_u64()
+                .is_some_and(|least| (length as u64) < least)
+            {
                 found.push(format!("{path}: must have at least {} characters", schema["minLength"]));
             }
         }
@@ -101,9 +119,15 @@ mod tests {
     #[test]
     fn what_an_api_server_would_drop_or_refuse_is_named_by_its_path() {
         for (spec, message) in [
-            (json!({"model": {"source": "hf://a/b/c.gguf", "sourc": 1}}), "spec.model.sourc: is an unknown field"),
+            (
+                json!({"model": {"source": "hf://a/b/c.gguf", "sourc": 1}}),
+                "spec.model.sourc: is an unknown field",
+            ),
             (json!({"model": {}}), "spec.model.source: is required"),
-            (json!({"model": {"source": 7}}), "spec.model.source: must be of type string"),
+            (
+                json!({"model": {"source": 7}}),
+                "spec.model.source: must be of type string",
+            ),
             (
                 json!({"model": {"source": "hf://a/b/c.gguf"}, "replicas": 5000}),
                 "spec.replicas: must be at most 1000",

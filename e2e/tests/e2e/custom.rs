@@ -32,7 +32,8 @@ done
 answer() { printf 'HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' "$1" "${#2}" "$2"; }
 "#;
 /// Answers 200 on /health and 500 on everything else.
-const FAILS: &str = r#"[ "$path" = /health ] && answer '200 OK' '' || answer '500 Internal Server Error' '{"error":"no kernel"}'"#;
+const FAILS: &str =
+    r#"[ "$path" = /health ] && answer '200 OK' '' || answer '500 Internal Server Error' '{"error":"no kernel"}'"#;
 /// Answers 200 on /health and nothing on everything else.
 const HANGS: &str = r#"[ "$path" = /health ] && answer '200 OK' '' || sleep 600"#;
 /// Answers the first completion, which is the verification, and 500 from then on.
@@ -56,19 +57,30 @@ fn a_custom_runtime_that_is_healthy_but_completes_nothing_is_never_ready_until_a
             "Ready says {message:?}"
         );
         ensure!(is(&object, "Reconciling", "True"), "an unverified revision is at rest");
-        ensure!(is(&object, "Available", "False"), "what never answered counts as available");
+        ensure!(
+            is(&object, "Available", "False"),
+            "what never answered counts as available"
+        );
         space.capture("inprogress-verification-failed", &object)?;
 
         // 10 s is the shortest deadline, and the rollout's clock began with the pods.
         let deadline = json!({"spec": {"rollout": {"progressDeadline": "10s"}}});
         space.merge::<ModelDeployment>("chat", deadline).await?;
         let expired = |object: &ModelDeployment| {
-            assert!(!is(object, "Ready", "True"), "ready without a completion: {:?}", object.status);
+            assert!(
+                !is(object, "Ready", "True"),
+                "ready without a completion: {:?}",
+                object.status
+            );
             is_because(object, "Stalled", "True", "ProgressDeadlineExceeded")
         };
         let what = "Stalled because ProgressDeadlineExceeded";
         let object = until_is(&space.api(), "chat", what, READY, expired).await?;
-        ensure!(last_verified(&object).is_none(), "it counts as verified: {:?}", object.status);
+        ensure!(
+            last_verified(&object).is_none(),
+            "it counts as verified: {:?}",
+            object.status
+        );
         space.capture("failed-progress-deadline", &object)?;
 
         let change = json!({"spec": {"engine": windlass_as_custom(space)?, "rollout": null}});
@@ -85,12 +97,16 @@ fn a_custom_runtime_that_is_healthy_but_completes_nothing_is_never_ready_until_a
 
 #[test]
 fn an_edit_to_a_runtime_that_fails_is_rolled_back_and_no_request_reaches_it() {
-    test("custom-fails", Needs::Own, async |space| rolls_back(space, 1, FAILS, "60s").await);
+    test("custom-fails", Needs::Own, async |space| {
+        rolls_back(space, 1, FAILS, "60s").await
+    });
 }
 
 #[test]
 fn an_edit_of_three_replicas_to_a_runtime_that_hangs_is_rolled_back_and_no_request_reaches_it() {
-    test("custom-hangs", Needs::Own, async |space| rolls_back(space, 3, HANGS, "1s").await);
+    test("custom-hangs", Needs::Own, async |space| {
+        rolls_back(space, 3, HANGS, "1s").await
+    });
 }
 
 /// Edits a serving model to a runtime that does not work, under traffic.
@@ -99,12 +115,18 @@ async fn rolls_back(space: &Space, replicas: i32, runtime_of: &str, timeout: &st
     space.apply(&tiny("chat", json!({"replicas": replicas}))?).await?;
     ready(space, "chat").await?;
     let before = because(space, "chat", "Reconciling", "False", "Settled").await?;
-    let (serving, traffic) = (uids(space, usize::try_from(replicas)?).await?, traffic(space, &before).await?);
+    let (serving, traffic) = (
+        uids(space, usize::try_from(replicas)?).await?,
+        traffic(space, &before).await?,
+    );
 
     let change = json!({"spec": {"engine": runtime(space, runtime_of, timeout)?}});
     space.merge::<ModelDeployment>("chat", change).await?;
     let object = because(space, "chat", "Stalled", "True", "RevisionFailed").await?;
-    ensure!(is(&object, "Available", "True"), "the verified revision does not serve any more");
+    ensure!(
+        is(&object, "Available", "True"),
+        "the verified revision does not serve any more"
+    );
     ensure!(
         last_verified(&object).is_some() && last_verified(&object) == last_verified(&before),
         "the last verified revision changed: {:?}",
@@ -117,7 +139,10 @@ async fn rolls_back(space: &Space, replicas: i32, runtime_of: &str, timeout: &st
     ensure!(left == serving, "pods that served were replaced");
     let report = traffic.stop(READY).await?;
     eprintln!("--- {}: {report:?}", space.namespace);
-    ensure!(report.failed() == 0 && report.fresh.completed > 0, "requests were lost: {report:#?}");
+    ensure!(
+        report.failed() == 0 && report.fresh.completed > 0,
+        "requests were lost: {report:#?}"
+    );
     Ok(())
 }
 
@@ -137,10 +162,20 @@ fn while_no_operator_runs_a_lost_pod_is_replaced_and_a_runtime_that_fails_gets_n
         let both = until_all(&pods, PODS, "a pod of each revision", READY, |pods| pods.len() == 2).await?;
         operator.stop().await?;
         let traffic = traffic(space, &object).await?;
-        let new = both.iter().max_by_key(|pod| pod.creation_timestamp()).context("no pod")?.name_any();
-        never(&pods, &new, WATCHED, |pod| is_ready(pod).then(|| "an unverified pod is ready".to_owned())).await?;
+        let new = both
+            .iter()
+            .max_by_key(|pod| pod.creation_timestamp())
+            .context("no pod")?
+            .name_any();
+        never(&pods, &new, WATCHED, |pod| {
+            is_ready(pod).then(|| "an unverified pod is ready".to_owned())
+        })
+        .await?;
         let report = traffic.stop(READY).await?;
-        ensure!(report.failed() == 0 && report.fresh.completed > 0, "requests were lost: {report:#?}");
+        ensure!(
+            report.failed() == 0 && report.fresh.completed > 0,
+            "requests were lost: {report:#?}"
+        );
 
         // What the good revision loses is replaced by Kubernetes, and verifies itself.
         operator.launch()?;
@@ -173,12 +208,29 @@ fn a_runtime_that_answers_wrongly_after_it_was_verified_stays_ready() {
         })
         .await?;
         // A runtime that starts anew is verified anew: this one fails then.
-        let pod = until_all(&space.api::<Pod>(), PODS, "one pod", READY, |pods| pods.len() == 1).await?.remove(0);
+        let pod = until_all(&space.api::<Pod>(), PODS, "one pod", READY, |pods| pods.len() == 1)
+            .await?
+            .remove(0);
         let pods = space.api::<Pod>();
-        space.kubectl(&["exec", &pod.name_any(), "--container", "engine", "--", "sh", "-c", "kill 1"]).await?;
-        until(&pods, &pod.name_any(), "the pod to be verified anew, in vain", READY, |pod| {
-            pod.is_some_and(|pod| !is_ready(pod))
-        })
+        space
+            .kubectl(&[
+                "exec",
+                &pod.name_any(),
+                "--container",
+                "engine",
+                "--",
+                "sh",
+                "-c",
+                "kill 1",
+            ])
+            .await?;
+        until(
+            &pods,
+            &pod.name_any(),
+            "the pod to be verified anew, in vain",
+            READY,
+            |pod| pod.is_some_and(|pod| !is_ready(pod)),
+        )
         .await
         .map(drop)
     });
@@ -186,7 +238,11 @@ fn a_runtime_that_answers_wrongly_after_it_was_verified_stays_ready() {
 
 /// Constant requests to the model's Service.
 async fn traffic(space: &Space, object: &ModelDeployment) -> Result<Traffic> {
-    let authority = url(object)?.split('/').nth(2).context("a url without a host")?.to_owned();
+    let authority = url(object)?
+        .split('/')
+        .nth(2)
+        .context("a url without a host")?
+        .to_owned();
     let order = Order {
         authority,
         fresh: 3,

@@ -28,7 +28,10 @@ fn a_new_operator_that_renders_otherwise_touches_no_pod_until_the_spec_is_edited
         space.apply(&tiny("chat", json!({}))?).await?;
         let object = ready(space, "chat").await?;
         ensure!(!render_outdated(&object), "a fresh revision is outdated");
-        let (pod, deployment) = (only_pod(space).await?, space.api::<Deployment>().get("chat-model").await?);
+        let (pod, deployment) = (
+            only_pod(space).await?,
+            space.api::<Deployment>().get("chat-model").await?,
+        );
         first.stop().await?;
 
         // Another engine, and templates that differ in more than that.

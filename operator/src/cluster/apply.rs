@@ -162,7 +162,10 @@ impl Writer {
         let mut params = PatchParams::apply(names::MANAGER);
         params.force = live.is_some();
         let send = self.write("apply", &target, async {
-            target.api(&self.client).patch(&target.name, &params, &Patch::Apply(&body)).await
+            target
+                .api(&self.client)
+                .patch(&target.name, &params, &Patch::Apply(&body))
+                .await
         });
         let applied = match send.await {
             Ok(applied) => applied,
@@ -208,7 +211,10 @@ impl Writer {
                 "spec": {"replicas": replicas},
             });
             let patched = self.write("scale", &target, async {
-                target.api(&self.client).patch(&target.name, &params, &Patch::Apply(&body)).await
+                target
+                    .api(&self.client)
+                    .patch(&target.name, &params, &Patch::Apply(&body))
+                    .await
             });
             match patched.await {
                 Ok(scaled) => return target.value(scaled),
@@ -240,7 +246,10 @@ impl Writer {
         let target = Target::of(resource, &body);
         let params = PatchParams::apply(names::MANAGER).force();
         self.write("status", &target, async {
-            target.api(&self.client).patch_status(&target.name, &params, &Patch::Apply(&body)).await
+            target
+                .api(&self.client)
+                .patch_status(&target.name, &params, &Patch::Apply(&body))
+                .await
         })
         .await
         .map(drop)

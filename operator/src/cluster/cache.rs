@@ -111,7 +111,12 @@ impl Cache {
     /// The pods that carry an object's label.
     pub fn pods_of(&self, owner: &ObjectKey) -> Vec<Arc<Pod>> {
         let state = self.lock();
-        state.pods.get(owner).into_iter().flat_map(|pods| pods.values().cloned()).collect()
+        state
+            .pods
+            .get(owner)
+            .into_iter()
+            .flat_map(|pods| pods.values().cloned())
+            .collect()
     }
 
     /// Keeps what a write returned, before the watch shows it.
@@ -122,7 +127,8 @@ impl Cache {
     /// Forgets what was deleted, before the watch shows it.
     pub fn forget(&self, kind: &ChildKind, live: &Value) {
         let text = |key: &str| live["metadata"][key].as_str().unwrap_or_default().to_owned();
-        self.lock().remove_child(&(kind.name().to_owned(), text("namespace"), text("name")));
+        self.lock()
+            .remove_child(&(kind.name().to_owned(), text("namespace"), text("name")));
     }
 
     /// Takes in what a watch of `kind` in `namespace` saw.
@@ -156,7 +162,13 @@ impl Cache {
     }
 
     /// Takes in what a read of a suspect gave: the object, or that it is gone.
-    pub fn confirm(&self, kind: &ChildKind, namespace: &str, name: &str, live: Option<DynamicObject>) -> Vec<ObjectKey> {
+    pub fn confirm(
+        &self,
+        kind: &ChildKind,
+        namespace: &str,
+        name: &str,
+        live: Option<DynamicObject>,
+    ) -> Vec<ObjectKey> {
         let mut state = self.lock();
         match live {
             Some(live) => self.take(&mut state, kind, live),
@@ -176,7 +188,11 @@ impl Cache {
 
     fn take_pod(&self, state: &mut State, object: DynamicObject) -> Vec<ObjectKey> {
         let (namespace, name) = place_of(&object);
-        let version = |pod: &ObjectMeta| pod.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+        let version = |pod: &ObjectMeta| {
+            pod.resource_version
+                .as_ref()
+                .and_then(|version| version.parse::<u64>().ok())
+        };
         let known = state.owner_of_pod.get(&(namespace.clone(), name.clone()));
         let known = known.and_then(|owner| state.pods.get(owner)?.get(&name));
         if known.is_some_and(|known| version(&object.metadata) < version(&known.metadata)) {
@@ -217,14 +233,18 @@ impl State {
     fn put(&mut self, kind: &ChildKind, mut value: Value) -> Vec<ObjectKey> {
         let text = |value: &Value, key: &str| value["metadata"][key].as_str().unwrap_or_default().to_owned();
         let place: Place = (kind.name().to_owned(), text(&value, "namespace"), text(&value, "name"));
-        let version = value["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok());
+        let version = value["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|version| version.parse().ok());
         let is_older = self.children.get(&place).is_some_and(|known| version < known.version);
         if is_older {
             return Vec::new();
         }
         let before = self.remove_child(&place);
         let owner = controller(&value).filter(|owner| {
-            owner["apiVersion"].as_str().is_some_and(|version| version.starts_with(names::PREFIX))
+            owner["apiVersion"]
+                .as_str()
+                .is_some_and(|version| version.starts_with(names::PREFIX))
         });
         let Some(owner) = owner.cloned() else {
             return before.into_iter().collect();
@@ -276,10 +296,15 @@ impl State {
             self.owner_of_pod.keys().cloned().collect()
         } else {
             let of_kind = self.children.keys().filter(|(cached, _, _)| cached == kind);
-            of_kind.map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect()
+            of_kind
+                .map(|(_, namespace, name)| (namespace.clone(), name.clone()))
+                .collect()
         };
         let is_within = |place: &(String, String)| namespace.is_none_or(|namespace| place.0 == namespace);
-        cached.into_iter().filter(|place| is_within(place) && !listed.contains(place)).collect()
+        cached
+            .into_iter()
+            .filter(|place| is_within(place) && !listed.contains(place))
+            .collect()
     }
 }
 
@@ -295,7 +320,10 @@ fn place_of(object: &DynamicObject) -> (String, String) {
 fn shrink(value: &mut Value) {
     let metadata = &mut value["metadata"];
     if let Some(fields) = metadata["managedFields"].as_array() {
-        let managers: Vec<Value> = fields.iter().map(|entry| json!({"manager": entry["manager"]})).collect();
+        let managers: Vec<Value> = fields
+            .iter()
+            .map(|entry| json!({"manager": entry["manager"]}))
+            .collect();
         metadata["managedFields"] = Value::Array(managers);
     }
 }
@@ -361,8 +389,14 @@ mod tests {
         let feed = |event| cache.feed(&services, None, event).concerned;
         assert_eq!(feed(Event::Apply(object("a", "1", Some("chat")))), [key("chat")]);
         assert_eq!(cache.children_of("chat").len(), 1);
-        assert_eq!(feed(Event::Apply(object("a", "2", Some("other")))), [key("other"), key("chat")]);
-        assert_eq!((cache.children_of("chat").len(), cache.children_of("other").len()), (0, 1));
+        assert_eq!(
+            feed(Event::Apply(object("a", "2", Some("other")))),
+            [key("other"), key("chat")]
+        );
+        assert_eq!(
+            (cache.children_of("chat").len(), cache.children_of("other").len()),
+            (0, 1)
+        );
         assert_eq!(feed(Event::Apply(object("a", "3", None))), [key("other")]);
         assert!(cache.children_of("other").is_empty());
     }
@@ -374,7 +408,10 @@ mod tests {
         written["spec"] = json!({"new": true});
         cache.store(&services, &written);
         cache.feed(&services, None, Event::Apply(object("a", "6", Some("chat"))));
-        assert_eq!(cache.children_of("chat")[&("Service".into(), "a".into())]["spec"]["new"], true);
+        assert_eq!(
+            cache.children_of("chat")[&("Service".into(), "a".into())]["spec"]["new"],
+            true
+        );
     }
 
     #[test]
@@ -416,12 +453,18 @@ mod tests {
     #[test]
     fn pods_are_found_by_label_and_kept_without_what_nobody_reads() {
         let (cache, pods) = (cache(), ChildKind::of::<Pod>());
-        assert_eq!(cache.feed(&pods, None, Event::Apply(pod("p", "chat"))).concerned, [key("chat")]);
+        assert_eq!(
+            cache.feed(&pods, None, Event::Apply(pod("p", "chat"))).concerned,
+            [key("chat")]
+        );
         let found = cache.pods_of(&key("chat"));
         let container = &found[0].spec.as_ref().expect("spec").containers[0];
         assert_eq!((container.name.as_str(), &container.image), ("engine", &None));
         assert!(container.resources.is_some());
-        assert_eq!(cache.feed(&pods, None, Event::Delete(pod("p", "chat"))).concerned, [key("chat")]);
+        assert_eq!(
+            cache.feed(&pods, None, Event::Delete(pod("p", "chat"))).concerned,
+            [key("chat")]
+        );
         assert!(cache.pods_of(&key("chat")).is_empty());
     }
 }

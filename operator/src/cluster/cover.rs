@@ -47,7 +47,10 @@ pub fn covers(live: &Value, intent: &Value) -> bool {
 fn is_same(live: &Value, intent: &Value) -> bool {
     match (live, intent) {
         (Value::Object(live), Value::Object(intent)) => {
-            contains_all(live, intent) && live.iter().all(|(key, value)| intent.contains_key(key) || is_default(key, value))
+            contains_all(live, intent)
+                && live
+                    .iter()
+                    .all(|(key, value)| intent.contains_key(key) || is_default(key, value))
         }
         (Value::Array(live), Value::Array(intent)) => {
             live.len() == intent.len() && live.iter().zip(intent).all(|(live, intent)| is_same(live, intent))
@@ -59,7 +62,8 @@ fn is_same(live: &Value, intent: &Value) -> bool {
 
 fn contains_all(live: &Map<String, Value>, intent: &Map<String, Value>) -> bool {
     let is_there = |(key, wanted): (&String, &Value)| {
-        live.get(key).map_or_else(|| is_empty(wanted), |found| is_same(found, wanted))
+        live.get(key)
+            .map_or_else(|| is_empty(wanted), |found| is_same(found, wanted))
     };
     intent.iter().all(is_there)
 }

@@ -75,7 +75,10 @@ impl Progress {
             followed.remove(object);
             return;
         }
-        if followed.get(object).is_some_and(|followed| followed.addresses == addresses) {
+        if followed
+            .get(object)
+            .is_some_and(|followed| followed.addresses == addresses)
+        {
             return;
         }
         let reports = Reports::default();
@@ -186,7 +189,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_report_triggers_a_reconcile_and_is_kept_while_it_is_followed() {
-        let address = serve(Router::new().route("/progress", get(|| async { Json(json!({"phase": "Downloading"})) }))).await;
+        let address =
+            serve(Router::new().route("/progress", get(|| async { Json(json!({"phase": "Downloading"})) }))).await;
         let (triggers, mut triggered) = Triggers::for_test("ModelDeployment");
         let progress = Progress::new(triggers);
         progress.follow(&key("ns"), BTreeSet::from([address.clone()]));

@@ -23,7 +23,9 @@ pub async fn about(client: &Client, pod: &Pod) -> kube::Result<Vec<Warning>> {
     let params = ListParams::default()
         .fields(&format!("involvedObject.uid={uid},type=Warning"))
         .limit(LIMIT);
-    let events = Api::<Event>::namespaced(client.clone(), &namespace).list(&params).await?;
+    let events = Api::<Event>::namespaced(client.clone(), &namespace)
+        .list(&params)
+        .await?;
     let mut events = events.items;
     let last_seen = |event: &Event| {
         let last = event.last_timestamp.as_ref().map(|time| time.0);

@@ -103,9 +103,10 @@ pub async fn run(context: Arc<Context>, kinds: &'static [Registered], scope: &Sc
             watches.push(follow(context.clone(), kind.clone(), namespace));
         }
     }
-    let controllers = queues.0.into_iter().map(|(kind, namespace, queue)| {
-        (kind.run)(context.clone(), namespace, queue, running.clone())
-    });
+    let controllers = queues
+        .0
+        .into_iter()
+        .map(|(kind, namespace, queue)| (kind.run)(context.clone(), namespace, queue, running.clone()));
     tokio::select! {
         _ = futures::future::join_all(watches) => tracing::error!("the watches ended"),
         _ = futures::future::join_all(controllers) => {}

@@ -119,7 +119,9 @@ impl Observed {
     {
         let kind = K::kind(&());
         let of_kind = self.children.iter().filter(|((name, _), _)| *name == kind);
-        of_kind.filter_map(|(_, child)| serde_json::from_value(child.clone()).ok()).collect()
+        of_kind
+            .filter_map(|(_, child)| serde_json::from_value(child.clone()).ok())
+            .collect()
     }
 }
 
@@ -162,7 +164,9 @@ pub async fn apply(
             Some(live) if is_owned_by(&live, owner.uid()) => {
                 applied.children.insert(intent.key(), live);
             }
-            Some(_) => applied.conflicts.push(format!("{} {}", intent.kind.name(), intent.name())),
+            Some(_) => applied
+                .conflicts
+                .push(format!("{} {}", intent.kind.name(), intent.name())),
             None => {}
         }
     }
@@ -172,7 +176,10 @@ pub async fn apply(
 
     for intent in intents {
         let live = applied.children.get(&intent.key());
-        let outcome = match writer.apply(&intent.kind, intent.body.clone(), intent.replicas, live).await {
+        let outcome = match writer
+            .apply(&intent.kind, intent.body.clone(), intent.replicas, live)
+            .await
+        {
             Ok(current) => match intent.replicas {
                 Some(replicas) => writer.scale(&intent.kind, current, replicas).await,
                 None => Ok(current),

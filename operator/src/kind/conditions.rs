@@ -51,7 +51,11 @@ impl Judgement {
         let status = ["True", "False", "Unknown"]
             .into_iter()
             .find(|known| *known == condition.status)?;
-        Some(Self::new(status, Reason::parse(&condition.reason)?, condition.message.clone()))
+        Some(Self::new(
+            status,
+            Reason::parse(&condition.reason)?,
+            condition.message.clone(),
+        ))
     }
 }
 
@@ -67,7 +71,10 @@ impl Judged {
 
     /// What was judged about a type.
     pub fn get(&self, type_: &str) -> Option<&Judgement> {
-        self.0.iter().find(|(judged, _)| *judged == type_).map(|(_, judgement)| judgement)
+        self.0
+            .iter()
+            .find(|(judged, _)| *judged == type_)
+            .map(|(_, judgement)| judgement)
     }
 
     /// The conditions in the order of `types`; a type that was not judged keeps what it said, or is Unknown.
@@ -173,7 +180,10 @@ mod tests {
         let first = ready(Judgement::no(Reason::Downloading, "a"), &[], 10);
         let second = ready(Judgement::no(Reason::EngineStarting, "b"), &first, 20);
         assert_eq!(second[0].last_transition_time, first[0].last_transition_time);
-        assert_eq!((second[0].reason.as_str(), second[0].message.as_str()), ("EngineStarting", "b"));
+        assert_eq!(
+            (second[0].reason.as_str(), second[0].message.as_str()),
+            ("EngineStarting", "b")
+        );
         let third = ready(Judgement::yes(Reason::Serving, "c"), &second, 30);
         assert_eq!(third[0].last_transition_time.0, at(30));
     }
@@ -181,7 +191,10 @@ mod tests {
     #[test]
     fn a_type_that_was_not_judged_keeps_what_it_said() {
         let first = ready(Judgement::no(Reason::Downloading, "a"), &[], 10);
-        assert_eq!((first[1].type_.as_str(), first[1].status.as_str()), ("Available", "Unknown"));
+        assert_eq!(
+            (first[1].type_.as_str(), first[1].status.as_str()),
+            ("Available", "Unknown")
+        );
         let mut before = first.clone();
         before[1].status = "True".into();
         before[1].reason = "Serving".into();

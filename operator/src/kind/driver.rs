@@ -22,11 +22,7 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    cluster::{
-        apply::Error as WriteError,
-        cache::ObjectKey,
-        warnings,
-    },
+    cluster::{apply::Error as WriteError, cache::ObjectKey, warnings},
     context::{Context, Settings},
     names,
 };

@@ -2,9 +2,7 @@
 //! its inputs, and (as annotations, since data is immutable) what became of it. Pure.
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::{
-    api::apps::v1::ControllerRevision, apimachinery::pkg::runtime::RawExtension, jiff::Timestamp,
-};
+use k8s_openapi::{api::apps::v1::ControllerRevision, apimachinery::pkg::runtime::RawExtension, jiff::Timestamp};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -94,7 +92,10 @@ impl Revision {
             (names::ANNOTATION_DIGEST, digest),
             (names::ANNOTATION_FAILURE, failure),
             (names::ANNOTATION_STARTED, self.started.map(|at| at.to_string())),
-            (names::ANNOTATION_DEADLINE, self.deadline.map(|seconds| seconds.to_string())),
+            (
+                names::ANNOTATION_DEADLINE,
+                self.deadline.map(|seconds| seconds.to_string()),
+            ),
             (names::ANNOTATION_NO_SURGE, self.no_surge.clone()),
         ];
         let annotations: BTreeMap<String, String> = annotations

@@ -219,13 +219,20 @@ fn judge(
     let started = current.started.unwrap_or(now);
     let elapsed = now.duration_since(started);
     // Recorded only now and then: each record is a write.
-    let started = if evidence.makes_progress && elapsed > limit / 2 { now } else { started };
+    let started = if evidence.makes_progress && elapsed > limit / 2 {
+        now
+    } else {
+        started
+    };
     current.started = Some(started);
     let deadline = started.checked_add(limit).ok();
     if let Some(failure) = evidence.failure.as_ref().filter(|_| has_alternative) {
         current.verdict = Verdict::Failed(failure.clone());
     } else if deadline.is_some_and(|deadline| deadline <= now) {
-        let last = evidence.last_words.as_ref().map_or_else(String::new, |words| format!("; last seen: {words}"));
+        let last = evidence
+            .last_words
+            .as_ref()
+            .map_or_else(String::new, |words| format!("; last seen: {words}"));
         current.verdict = Verdict::Failed(format!(
             "{}: it was not verified within {seconds} s (spec.rollout.progressDeadline){last}",
             Reason::ProgressDeadlineExceeded,

@@ -6,16 +6,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use windlass_crds::conditions::{Reason, condition};
 
-use super::{
-    conditions::Judgement,
-    world::World,
-    *,
-};
+use super::{conditions::Judgement, world::World, *};
 use crate::model_deployment::{ModelDeployments, fixtures};
 
 /// A note becomes a ConfigMap with its text.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[kube(group = "windlass.dev", version = "v1alpha1", kind = "Note", namespaced, status = "NoteStatus", cel)]
+#[kube(
+    group = "windlass.dev",
+    version = "v1alpha1",
+    kind = "Note",
+    namespaced,
+    status = "NoteStatus",
+    cel
+)]
 pub struct NoteSpec {
     /// The text.
     #[schemars(length(max = 100))]
@@ -99,16 +102,25 @@ impl Kind for Notes {
         let mut conditions = Judged::default();
         let is_there = situation.applied.conflicts.is_empty();
         for type_ in [condition::READY, condition::ACCEPTED] {
-            conditions.set(type_, match is_there {
-                true => Judgement::yes(Reason::Serving, "the note is there"),
-                false => Judgement::no(Reason::NameConflict, situation.applied.conflicts.join(", ")),
-            });
+            conditions.set(
+                type_,
+                match is_there {
+                    true => Judgement::yes(Reason::Serving, "the note is there"),
+                    false => Judgement::no(Reason::NameConflict, situation.applied.conflicts.join(", ")),
+                },
+            );
         }
-        conditions.set(condition::STALLED, Judgement::no(Reason::Settled, "nothing is in the way"));
-        conditions.set(condition::RECONCILING, match is_there {
-            true => Judgement::no(Reason::Settled, "done"),
-            false => Judgement::yes(Reason::NameConflict, "a name is taken"),
-        });
+        conditions.set(
+            condition::STALLED,
+            Judgement::no(Reason::Settled, "nothing is in the way"),
+        );
+        conditions.set(
+            condition::RECONCILING,
+            match is_there {
+                true => Judgement::no(Reason::Settled, "done"),
+                false => Judgement::yes(Reason::NameConflict, "a name is taken"),
+            },
+        );
         Report {
             status: NoteStatus::default(),
             conditions,
@@ -139,7 +151,10 @@ async fn a_kind_that_the_machinery_has_never_heard_of_goes_through_the_whole_dri
     let child = world.api.get(&format!("{CONFIG_MAPS}/chat-note")).expect("child");
     assert_eq!(child["data"]["text"], "HELLO");
     assert_eq!(child["metadata"]["labels"]["windlass.dev/note"], "chat");
-    assert_eq!(world.condition(condition::READY), ("True".to_owned(), "Serving".to_owned()));
+    assert_eq!(
+        world.condition(condition::READY),
+        ("True".to_owned(), "Serving".to_owned())
+    );
     assert_eq!(world.object()["status"]["observedGeneration"], 1);
     assert_eq!(world.api.take_events(), ["Ready"]);
 
@@ -148,7 +163,10 @@ async fn a_kind_that_the_machinery_has_never_heard_of_goes_through_the_whole_dri
     assert_eq!(world.api.take_writes(), Vec::<String>::new());
 
     let text = world.context.metrics.encode().expect("text");
-    assert!(text.contains("windlass_operator_reconciles_total{kind=\"Note\"} 1"), "{text}");
+    assert!(
+        text.contains("windlass_operator_reconciles_total{kind=\"Note\"} 1"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -178,7 +196,12 @@ async fn a_second_reconcile_knows_what_the_first_one_wrote_before_any_watch_show
 async fn objects_of_different_kinds_with_the_same_name_share_no_child() {
     let model = World::<ModelDeployments>::new(json!({"model": {"source": fixtures::SOURCE}}), fixtures::settings());
     model.reconcile().await.expect("model");
-    let names = |writes: Vec<String>| writes.into_iter().filter(|write| !write.ends_with("/status")).collect::<BTreeSet<_>>();
+    let names = |writes: Vec<String>| {
+        writes
+            .into_iter()
+            .filter(|write| !write.ends_with("/status"))
+            .collect::<BTreeSet<_>>()
+    };
     let of_model = names(model.api.take_writes());
     let note = note("hello");
     note.reconcile().await.expect("note");
@@ -188,7 +211,10 @@ async fn objects_of_different_kinds_with_the_same_name_share_no_child() {
 
 #[tokio::test]
 async fn an_object_that_is_refused_or_cannot_be_read_is_stalled_and_its_children_stay() {
-    for (spec, reason) in [(json!({"text": "refused"}), "Invalid"), (json!({"text": 7}), "Unreadable")] {
+    for (spec, reason) in [
+        (json!({"text": "refused"}), "Invalid"),
+        (json!({"text": 7}), "Unreadable"),
+    ] {
         let world = note("hello");
         world.reconcile().await.expect("valid");
         world.edit(spec);
@@ -196,7 +222,10 @@ async fn an_object_that_is_refused_or_cannot_be_read_is_stalled_and_its_children
         for _ in 0..2 {
             world.reconcile().await.expect("refused");
         }
-        assert_eq!(world.api.take_writes(), [format!("PATCH {}/status", World::<Notes>::path())]);
+        assert_eq!(
+            world.api.take_writes(),
+            [format!("PATCH {}/status", World::<Notes>::path())]
+        );
         for type_ in [condition::READY, condition::ACCEPTED] {
             assert_eq!(world.condition(type_), ("False".to_owned(), reason.to_owned()));
         }
@@ -210,11 +239,15 @@ async fn an_object_that_is_refused_or_cannot_be_read_is_stalled_and_its_children
 async fn a_name_that_is_taken_stops_everything_and_its_holder_stays_untouched() {
     let world = note("twice");
     let path = format!("{CONFIG_MAPS}/chat-note-copy");
-    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "chat-note-copy", "namespace": "ns"}});
+    let theirs =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "chat-note-copy", "namespace": "ns"}});
     world.api.put(&path, theirs);
     let before = world.api.get(&path);
     world.reconcile().await.expect("conflict");
-    assert_eq!(world.api.take_writes(), [format!("PATCH {}/status", World::<Notes>::path())]);
+    assert_eq!(
+        world.api.take_writes(),
+        [format!("PATCH {}/status", World::<Notes>::path())]
+    );
     assert_eq!(world.api.get(&path), before);
     assert_eq!(world.condition(condition::READY).1, "NameConflict");
 }

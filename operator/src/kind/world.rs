@@ -19,13 +19,8 @@ use super::{
 };
 use crate::{
     cluster::{
-        apply::Writer,
-        cache::Cache,
-        leader::Leadership,
-        memory_api::MemoryApi,
-        progress::Progress,
-        schema_skew::SchemaSkew,
-        watch::Triggers,
+        apply::Writer, cache::Cache, leader::Leadership, memory_api::MemoryApi, progress::Progress,
+        schema_skew::SchemaSkew, watch::Triggers,
     },
     context::{Backoff, Context, Pace, Settings},
     metrics::Metrics,
@@ -42,10 +37,13 @@ impl<K: Kind> World<K> {
     /// A new cluster with a new object.
     pub fn new(spec: Value, settings: Settings) -> Self {
         let api = MemoryApi::default();
-        api.put(&Self::path(), json!({
-            "apiVersion": K::Object::api_version(&()), "kind": K::Object::kind(&()),
-            "metadata": {"name": "chat", "namespace": "ns", "uid": "owner", "generation": 1}, "spec": spec,
-        }));
+        api.put(
+            &Self::path(),
+            json!({
+                "apiVersion": K::Object::api_version(&()), "kind": K::Object::kind(&()),
+                "metadata": {"name": "chat", "namespace": "ns", "uid": "owner", "generation": 1}, "spec": spec,
+            }),
+        );
         Self::operator(&api, settings)
     }
 

@@ -172,7 +172,9 @@ pub fn no_room(pod: &Pod, observed: &Observed) -> Option<(String, Timestamp)> {
     }
     if !is_scheduled(pod) {
         let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-        let refused = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+        let refused = conditions
+            .iter()
+            .find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
         let message = refused.message.as_deref().unwrap_or_default();
         // What goes away when a pod of the old revision ends; a missing label or taint does not.
         let scarce = [
@@ -187,7 +189,9 @@ pub fn no_room(pod: &Pod, observed: &Observed) -> Option<(String, Timestamp)> {
         let is_scarce = scarce.iter().any(|words| message.contains(words));
         return is_scarce.then(|| Some((quote(message), refused.last_transition_time.as_ref()?.0)))?;
     }
-    let attach = warnings(pod, observed).iter().find(|warning| warning.reason == "FailedAttachVolume")?;
+    let attach = warnings(pod, observed)
+        .iter()
+        .find(|warning| warning.reason == "FailedAttachVolume")?;
     if !attach.message.contains("Multi-Attach") {
         return None;
     }
@@ -275,7 +279,8 @@ fn volumes(warnings: &[Warning]) -> Option<Finding> {
         .iter()
         .any(|what| words.contains(what));
     let finding = if is_missing && words.contains("not found") || words.contains("non-existent") {
-        let message = format!("{words}. Create what is missing in this namespace, or correct the reference in the spec.");
+        let message =
+            format!("{words}. Create what is missing in this namespace, or correct the reference in the spec.");
         (Reason::ReferenceNotFound, message)
     } else {
         let message = format!("{words}. See the events: kubectl describe pod");
@@ -343,7 +348,9 @@ fn examine_engine(pod: &Pod, status: &ContainerStatus, observed: &Observed) -> F
         return Finding::new(Stage::Starting, Reason::EngineCrashed, message);
     }
     // The runtime's own readiness may wait for nothing but the answer that the verification waits for.
-    if let Some(finding) = container(pod, names::CONTAINER_VERIFY).and_then(|verify| examine_verification(pod, verify, observed)) {
+    if let Some(finding) =
+        container(pod, names::CONTAINER_VERIFY).and_then(|verify| examine_verification(pod, verify, observed))
+    {
         return finding;
     }
     if state.running.is_some() {
@@ -374,9 +381,17 @@ fn examine_rest(pod: &Pod, observed: &Observed) -> Finding {
         );
         return Finding::new(Stage::Verifying, Reason::SidecarNotReady, message);
     }
-    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_deref())
+        .unwrap_or_default();
     let is_unmet = |gate: &&str| !condition(pod, gate).is_some_and(|(status, _, _)| status == "True");
-    let unmet: Vec<&str> = gates.iter().map(|gate| gate.condition_type.as_str()).filter(is_unmet).collect();
+    let unmet: Vec<&str> = gates
+        .iter()
+        .map(|gate| gate.condition_type.as_str())
+        .filter(is_unmet)
+        .collect();
     if !unmet.is_empty() {
         let message = format!(
             "the engine is ready, but these readiness gates of the pod are not met: {}. Whoever set them (a load balancer's controller, for example) must meet them.",
@@ -385,7 +400,11 @@ fn examine_rest(pod: &Pod, observed: &Observed) -> Finding {
         return Finding::new(Stage::Verifying, Reason::ReadinessGateNotMet, message);
     }
     // All containers are ready and the pod is not: the node controller contradicts a kubelet that fell silent.
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let node = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or_default();
     let message = format!(
         "node {node} does not report any more. The pod moves to another node when its toleration ends (60 s by default); see: kubectl describe node {node}"
     );
@@ -404,7 +423,11 @@ fn examine_verification(pod: &Pod, verify: &ContainerStatus, observed: &Observed
         return Some(Finding::new(Stage::Verifying, reason, quote(&report.message)));
     }
     let refused = refusal(verify)?;
-    Some(Finding::new(Stage::Verifying, Reason::VerificationFailed, quote(&refused.message)))
+    Some(Finding::new(
+        Stage::Verifying,
+        Reason::VerificationFailed,
+        quote(&refused.message),
+    ))
 }
 
 /// The report of a verification that gave up: its runtime was refused as often as permitted.

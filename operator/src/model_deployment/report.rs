@@ -27,12 +27,22 @@ const PROGRESS_INTERVAL: i64 = 10;
 
 /// The status of a valid object.
 pub fn report(situation: &Situation) -> Report<ModelDeploymentStatus> {
-    let Situation { valid, decision, observed, .. } = situation;
+    let Situation {
+        valid,
+        decision,
+        observed,
+        ..
+    } = situation;
     let plan = &decision.plan;
     let conditions = judge::judge(situation);
     let ready = observed.pods.iter().filter(|pod| pod::is_ready(pod)).count();
     let current = observed.pods.iter().filter(|pod| pod::is_active(pod)).count();
-    let look = look(situation, conditions.get(condition::READY).map(|ready| (ready.is_true(), ready.reason)));
+    let look = look(
+        situation,
+        conditions
+            .get(condition::READY)
+            .map(|ready| (ready.is_true(), ready.reason)),
+    );
     let status = ModelDeploymentStatus {
         model: model(situation),
         replicas: Some(ReplicaStatus {
@@ -42,7 +52,11 @@ pub fn report(situation: &Situation) -> Report<ModelDeploymentStatus> {
             ready: i32::try_from(ready).ok(),
         }),
         selector: Some(format!("{LABEL}={}", valid.owner.name())),
-        url: situation.applied.conflicts.is_empty().then(|| build::service::url(valid)),
+        url: situation
+            .applied
+            .conflicts
+            .is_empty()
+            .then(|| build::service::url(valid)),
         revision: Some(RevisionStatus {
             desired: Some(plan.wanted.id.clone()),
             serving: serving_revision(situation),
@@ -77,7 +91,12 @@ fn look(situation: &Situation, ready: Option<(bool, Reason)>) -> Look {
 fn serving_revision(situation: &Situation) -> Option<String> {
     let pods = &situation.observed.pods;
     let serves = |id: &str| pods.iter().any(|pod| pod::runs(pod, id) && pod::is_ready(pod));
-    let verified = situation.decision.plan.revisions.iter().filter(|revision| revision.is_verified());
+    let verified = situation
+        .decision
+        .plan
+        .revisions
+        .iter()
+        .filter(|revision| revision.is_verified());
     verified.map(|revision| revision.id.clone()).find(|id| serves(id))
 }
 
@@ -90,9 +109,9 @@ fn deployment(valid: &ValidatedModelDeployment, applied: &Applied) -> Option<Dep
 /// The condition with which a Deployment says that the API server refuses its pods.
 fn pods_refused(deployment: &Deployment) -> Option<&DeploymentCondition> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    conditions
-        .iter()
-        .find(|condition| condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True"))
+    conditions.iter().find(|condition| {
+        condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
+    })
 }
 
 /// A quota that leaves no room for pods of two revisions, and since when.
@@ -154,7 +173,11 @@ fn download(situation: &Situation) -> Option<DownloadStatus> {
         .pods
         .iter()
         .find(|pod| pod::runs(pod, deployed) && pod::is_fetching(pod))?;
-    let before = situation.previous.model.as_ref().and_then(|model| model.download.clone());
+    let before = situation
+        .previous
+        .model
+        .as_ref()
+        .and_then(|model| model.download.clone());
     let read_at = before
         .as_ref()
         .and_then(|before| before.observed_at.as_ref()?.parse::<Timestamp>().ok());

@@ -97,7 +97,10 @@ async fn a_pod_that_another_workload_made_is_not_counted() {
     world.reconcile().await.expect("children");
     run_pod(&world, "chat-abc-1", ready_pod());
     let path = format!("{PODS}/chat-abc-1");
-    for (kind, name) in [("ReplicaSet", "chat-model-two-6c9f7d"), ("StatefulSet", "chat-model-6c9f7d")] {
+    for (kind, name) in [
+        ("ReplicaSet", "chat-model-two-6c9f7d"),
+        ("StatefulSet", "chat-model-6c9f7d"),
+    ] {
         let mut pod = world.api.get(&path).expect("pod");
         pod["metadata"]["ownerReferences"][0]["kind"] = json!(kind);
         pod["metadata"]["ownerReferences"][0]["name"] = json!(name);

@@ -376,7 +376,11 @@ mod tests {
         assert_ne!(revision(json!({})), revision(restart.clone()));
         let pin = |annotations| validate(&object(spec.clone(), annotations)).expect("valid").pin_key;
         assert_eq!(pin(json!({})), pin(json!({"team": "a"})));
-        assert_ne!(pin(json!({})), pin(restart), "a restart resolves the model's revision anew");
+        assert_ne!(
+            pin(json!({})),
+            pin(restart),
+            "a restart resolves the model's revision anew"
+        );
     }
 
     #[test]

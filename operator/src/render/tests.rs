@@ -223,13 +223,21 @@ fn the_secret_reaches_the_pod_by_reference_only() {
 #[test]
 fn several_documents_are_read_and_what_is_no_object_of_ours_is_refused_by_name() {
     let object = std::fs::read_to_string(path("minimal.yaml")).expect("fixture");
-    assert_eq!(objects(&format!("---\n{object}\n---\n\n---\n{object}")).expect("objects").len(), 2);
+    assert_eq!(
+        objects(&format!("---\n{object}\n---\n\n---\n{object}"))
+            .expect("objects")
+            .len(),
+        2
+    );
     assert!(objects("---\n").is_err());
     assert!(objects("kind: A\nkind: B\n").is_err(), "a key that stands twice");
     let mut other = fixture("minimal");
     other["kind"] = json!("ModelDeploymnt");
     let message = children(other, &settings()).expect_err("rendered").to_string();
-    assert!(message.contains("ModelDeploymnt") && message.contains("ModelDeployment"), "{message}");
+    assert!(
+        message.contains("ModelDeploymnt") && message.contains("ModelDeployment"),
+        "{message}"
+    );
     let mut unknown = fixture("minimal");
     unknown["spec"]["replica"] = json!(2);
     let message = children(unknown, &settings()).expect_err("rendered").to_string();
@@ -245,7 +253,10 @@ fn a_cluster_without_native_sidecars_gets_an_ordinary_container_that_verifies() 
     let names = |settings: &Settings, list: &str| {
         let pod = pod_spec(&children(fixture("custom"), settings).expect("rendered"));
         let containers = pod[list].as_array().expect("list").clone();
-        containers.iter().map(|container| container["name"].clone()).collect::<Vec<_>>()
+        containers
+            .iter()
+            .map(|container| container["name"].clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(names(&settings(), "initContainers"), ["model", "verify"]);
     assert_eq!(names(&settings(), "containers"), ["engine"]);
@@ -258,5 +269,8 @@ fn the_runtimes_key_reaches_the_verification_by_reference_only() {
     let pod = pod_spec(&rendered("custom"));
     let variable = &pod["initContainers"][1]["env"][0];
     let reference = json!({"secretKeyRef": {"name": "runtime-key", "key": "key"}});
-    assert_eq!((&variable["name"], &variable["valueFrom"]), (&json!("WINDLASS_RUNTIME_KEY"), &reference));
+    assert_eq!(
+        (&variable["name"], &variable["valueFrom"]),
+        (&json!("WINDLASS_RUNTIME_KEY"), &reference)
+    );
 }

@@ -29,7 +29,9 @@ fn config_maps() -> ChildKind {
 }
 
 async fn apply(writer: &Writer, api: &MemoryApi, data: Value) -> Result<Value, Error> {
-    writer.apply(&config_maps(), intent(data), None, api.get(PATH).as_ref()).await
+    writer
+        .apply(&config_maps(), intent(data), None, api.get(PATH).as_ref())
+        .await
 }
 
 #[tokio::test]
@@ -157,7 +159,10 @@ async fn a_delete_meets_only_the_object_that_was_seen() {
         .expect("create again");
     writer.delete(&config_maps(), &old).await.expect("delete");
     assert!(api.get(PATH).is_some(), "the successor was deleted");
-    writer.delete(&config_maps(), &api.get(PATH).expect("live")).await.expect("delete");
+    writer
+        .delete(&config_maps(), &api.get(PATH).expect("live"))
+        .await
+        .expect("delete");
     assert!(api.get(PATH).is_none());
     writer.delete(&config_maps(), &old).await.expect("what is gone is gone");
 }
@@ -179,7 +184,10 @@ async fn replicas_have_a_manager_of_their_own_and_nothing_else() {
     let writer = writer(&api);
     api.put(DEPLOYMENT, a_deployment());
     for _ in 0..3 {
-        writer.scale(&deployments(), api.get(DEPLOYMENT).expect("object"), 3).await.expect("scale");
+        writer
+            .scale(&deployments(), api.get(DEPLOYMENT).expect("object"), 3)
+            .await
+            .expect("scale");
     }
     assert_eq!(api.take_writes().len(), 1);
     let scaled = api.get(DEPLOYMENT).expect("object");

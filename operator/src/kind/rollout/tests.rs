@@ -9,9 +9,7 @@ use crate::{
     kind::{Kind, children::Observed},
     model_deployment::{
         ModelDeployments, fixtures,
-        fixtures::{
-            at, crashed, crashed_times, object, owner, pod, ready, settings, stored, template, verified,
-        },
+        fixtures::{at, crashed, crashed_times, object, owner, pod, ready, settings, stored, template, verified},
         validate::ValidatedModelDeployment,
     },
     names,
@@ -19,7 +17,10 @@ use crate::{
 
 fn plan(owner: &ValidatedModelDeployment, existing: &[ControllerRevision], pods: &[Pod], second: i64) -> Plan {
     let children = existing.iter().map(|revision| {
-        let key = ("ControllerRevision".to_owned(), revision.metadata.name.clone().expect("name"));
+        let key = (
+            "ControllerRevision".to_owned(),
+            revision.metadata.name.clone().expect("name"),
+        );
         (key, serde_json::to_value(revision).expect("JSON"))
     });
     let observed = Observed {
@@ -156,7 +157,11 @@ fn one_crash_or_two_leave_the_new_revision_its_next_try() {
     let existing = [stored(&old(), 1, verified(), None)];
     for times in [1, 2] {
         let plan = plan(&new(), &existing, &[crashed_times(&new(), times), ready(&old())], 5);
-        assert_eq!((plan.wanted.verdict.clone(), plan.is_rolled_back()), (Verdict::Open, false), "{times}");
+        assert_eq!(
+            (plan.wanted.verdict.clone(), plan.is_rolled_back()),
+            (Verdict::Open, false),
+            "{times}"
+        );
     }
 }
 
@@ -175,13 +180,19 @@ fn a_runtime_that_was_refused_as_often_as_permitted_is_rolled_back() {
         "message": "POST /v1/completions answered 500"});
     let mut status = fixtures::serving_after(0, true, json!({"running": {}}), json!({}));
     status["conditions"][0]["status"] = json!("False");
-    status["initContainerStatuses"].as_array_mut().expect("list").push(json!({
+    status["initContainerStatuses"]
+        .as_array_mut()
+        .expect("list")
+        .push(json!({
         "name": "verify", "image": "", "imageID": "", "ready": false, "restartCount": 1,
         "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1, "message": report.to_string()}}}));
     let plan = plan(&new(), &existing, &[pod(&new(), status), ready(&old())], 5);
     assert!(plan.is_rolled_back());
     let failure = plan.wanted.failure().expect("failed");
-    assert!(failure.starts_with("VerificationFailed: ") && failure.contains("answered 500"), "{failure}");
+    assert!(
+        failure.starts_with("VerificationFailed: ") && failure.contains("answered 500"),
+        "{failure}"
+    );
 }
 
 #[test]
@@ -198,7 +209,10 @@ fn a_changed_deadline_gives_a_failed_revision_another_try() {
     assert!(plan(&new(), &existing, &[], 9999).is_rolled_back());
     let patient = owner(json!({"engine": {"contextLength": 4096}, "rollout": {"progressDeadline": "1h"}}));
     let reopened = plan(&patient, &existing, &[], 9999);
-    assert_eq!((reopened.wanted.verdict.clone(), reopened.wanted.started), (Verdict::Open, Some(at(9999))));
+    assert_eq!(
+        (reopened.wanted.verdict.clone(), reopened.wanted.started),
+        (Verdict::Open, Some(at(9999)))
+    );
     assert!(!reopened.is_rolled_back());
     assert_eq!(reopened.deadline, Some(at(9999 + 3600)));
 }
@@ -206,11 +220,17 @@ fn a_changed_deadline_gives_a_failed_revision_another_try() {
 #[test]
 fn a_download_that_makes_progress_extends_the_deadline_and_one_that_fails_does_not() {
     let fetching = pod(&new(), fixtures::fetching(json!({"running": {}}), json!({})));
-    let existing = [stored(&old(), 1, verified(), None), stored(&new(), 2, Verdict::Open, Some(at(0)))];
+    let existing = [
+        stored(&old(), 1, verified(), None),
+        stored(&new(), 2, Verdict::Open, Some(at(0))),
+    ];
     let at_second = |second: i64, error: Value| {
         let report = json!({"phase": "Downloading", "receivedBytes": 10, "error": error});
         let children = existing.iter().map(|revision| {
-            let key = ("ControllerRevision".to_owned(), revision.metadata.name.clone().expect("name"));
+            let key = (
+                "ControllerRevision".to_owned(),
+                revision.metadata.name.clone().expect("name"),
+            );
             (key, serde_json::to_value(revision).expect("JSON"))
         });
         let observed = Observed {
@@ -219,9 +239,15 @@ fn a_download_that_makes_progress_extends_the_deadline_and_one_that_fails_does_n
             reports: [("http://10.0.0.1:8081/progress".to_owned(), report)].into(),
             ..Observed::default()
         };
-        ModelDeployments::decide(&new(), &observed, &settings(), at(second)).expect("decision").plan
+        ModelDeployments::decide(&new(), &observed, &settings(), at(second))
+            .expect("decision")
+            .plan
     };
-    assert_eq!(at_second(800, Value::Null).deadline, Some(at(1800)), "written only now and then");
+    assert_eq!(
+        at_second(800, Value::Null).deadline,
+        Some(at(1800)),
+        "written only now and then"
+    );
     assert_eq!(at_second(1700, Value::Null).deadline, Some(at(1700 + 1800)));
     assert_eq!(at_second(9999, Value::Null).wanted.verdict, Verdict::Open);
     let error = json!({"reason": "SourceUnavailable", "message": "x"});
@@ -229,22 +255,39 @@ fn a_download_that_makes_progress_extends_the_deadline_and_one_that_fails_does_n
 }
 
 fn unplaceable(owner: &ValidatedModelDeployment, message: &str, since: i64) -> Pod {
-    pod(owner, json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
-        "reason": "Unschedulable", "message": message, "lastTransitionTime": at(since).to_string()}]}))
+    pod(
+        owner,
+        json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+        "reason": "Unschedulable", "message": message, "lastTransitionTime": at(since).to_string()}]}),
+    )
 }
 
 #[test]
 fn surge_gives_way_after_a_minute_without_room_and_returns_with_the_next_edit() {
     let existing = [stored(&old(), 1, verified(), None)];
-    let pods = [unplaceable(&new(), "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.", 0), ready(&old())];
+    let pods = [
+        unplaceable(&new(), "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.", 0),
+        ready(&old()),
+    ];
     let early = plan(&new(), &existing, &pods, 59);
-    assert_eq!((early.replacement, early.gives_way_at), (Replacement::Surge, Some(at(60))));
+    assert_eq!(
+        (early.replacement, early.gives_way_at),
+        (Replacement::Surge, Some(at(60)))
+    );
     let late = plan(&new(), &existing, &pods, 60);
     assert_eq!((late.replacement, late.gives_way_at), (Replacement::Replace, None));
-    assert!(late.wanted.no_surge.as_deref().is_some_and(|why| why.contains("nvidia.com/gpu")));
+    assert!(
+        late.wanted
+            .no_surge
+            .as_deref()
+            .is_some_and(|why| why.contains("nvidia.com/gpu"))
+    );
     // It stays so while the pods move, although room is found.
     let recorded = [existing[0].clone(), late.wanted.write(&new().owner)];
-    assert_eq!(plan(&new(), &recorded, &[ready(&new())], 70).replacement, Replacement::Replace);
+    assert_eq!(
+        plan(&new(), &recorded, &[ready(&new())], 70).replacement,
+        Replacement::Replace
+    );
     let third = owner(json!({"engine": {"contextLength": 2048}}));
     let next = plan(&third, &recorded, &[ready(&new())], 80);
     assert_eq!(next.replacement, Replacement::Surge);
@@ -258,7 +301,11 @@ fn a_pod_that_no_departure_would_help_keeps_the_surge() {
     let pods = [unplaceable(&new(), affinity, 0), ready(&old())];
     assert_eq!(plan(&new(), &existing, &pods, 600).replacement, Replacement::Surge);
     let alone = [unplaceable(&new(), "0/2 nodes are available: 2 Insufficient cpu.", 0)];
-    assert_eq!(plan(&new(), &existing, &alone, 600).replacement, Replacement::Surge, "no old pod could give way");
+    assert_eq!(
+        plan(&new(), &existing, &alone, 600).replacement,
+        Replacement::Surge,
+        "no old pod could give way"
+    );
 }
 
 #[test]
@@ -275,7 +322,11 @@ fn a_strategy_in_the_spec_is_kept_to() {
 fn what_a_revision_that_stays_needs_is_not_taken_away() {
     let local = owner(json!({"model": {"source": "pvc://claim/m.gguf"}, "serviceAccountName": "theirs"}));
     let plan = plan(&local, &[stored(&old(), 1, verified(), None)], &[ready(&old())], 5);
-    assert!(plan.needs("egress") && plan.needs("serviceAccount"), "{:?}", plan.revisions);
+    assert!(
+        plan.needs("egress") && plan.needs("serviceAccount"),
+        "{:?}",
+        plan.revisions
+    );
 }
 
 #[test]
@@ -288,10 +339,7 @@ fn the_clock_stands_still_while_suspended() {
         (None, Verdict::Open)
     );
     let resumed: ControllerRevision = stopped.wanted.write(&suspended.owner);
-    assert_eq!(
-        plan(&old(), &[resumed], &[], 10_000).wanted.started,
-        Some(at(10_000))
-    );
+    assert_eq!(plan(&old(), &[resumed], &[], 10_000).wanted.started, Some(at(10_000)));
 }
 
 #[test]

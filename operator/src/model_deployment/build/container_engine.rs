@@ -197,7 +197,10 @@ fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
 }
 
 fn mounts() -> Vec<VolumeMount> {
-    vec![mount("models", names::MODELS_DIR, Some(true)), mount("tmp", "/tmp", None)]
+    vec![
+        mount("models", names::MODELS_DIR, Some(true)),
+        mount("tmp", "/tmp", None),
+    ]
 }
 
 /// Memory is reserved and limited alike, a processor only reserved (a throttled engine answers late),

@@ -192,7 +192,10 @@ fn volumes(owner: &ValidatedModelDeployment) -> Vec<Volume> {
 }
 
 fn custom_volumes(custom: &Custom) -> Vec<Volume> {
-    let shm = custom.shm_size.as_ref().map(|size| empty("shm", Some("Memory"), Some(size.to_quantity())));
+    let shm = custom
+        .shm_size
+        .as_ref()
+        .map(|size| empty("shm", Some("Memory"), Some(size.to_quantity())));
     let theirs = custom.volumes.iter().flatten().map(custom_volume);
     shm.into_iter().chain(theirs).collect()
 }
@@ -201,7 +204,10 @@ fn custom_volume(theirs: &CustomVolume) -> Volume {
     let name = |reference: &Option<LocalReference>| reference.as_ref().map(|reference| reference.name.clone());
     match theirs.kind {
         VolumeKind::EmptyDir => {
-            let limit = theirs.empty_dir.as_ref().and_then(|directory| directory.size_limit.as_ref());
+            let limit = theirs
+                .empty_dir
+                .as_ref()
+                .and_then(|directory| directory.size_limit.as_ref());
             empty(&theirs.name, None, limit.map(|limit| limit.to_quantity()))
         }
         VolumeKind::ConfigMap => Volume {

@@ -90,8 +90,15 @@ impl<'a> View<'a> {
             ready_deployed: of_deployed.iter().filter(|pod| pod::is_ready(pod)).count(),
             active_pods: observed.pods.iter().filter(|pod| pod::is_active(pod)).count(),
             conflict: (!conflicts.is_empty()).then(|| conflict_message(&conflicts.join(", "))),
-            child_refused: situation.applied.refused.iter().find_map(WriteError::refusal).map(refused_message),
-            pods_refused: deployment.as_ref().and_then(|deployment| pods_message(situation, deployment)),
+            child_refused: situation
+                .applied
+                .refused
+                .iter()
+                .find_map(WriteError::refusal)
+                .map(refused_message),
+            pods_refused: deployment
+                .as_ref()
+                .and_then(|deployment| pods_message(situation, deployment)),
             deployment,
         }
     }
@@ -103,7 +110,10 @@ impl<'a> View<'a> {
     /// What was True for the same revision stays so while its pods are being replaced.
     fn remembered(&self, type_: &str) -> Option<Judgement> {
         let previous = self.situation.previous;
-        let desired = previous.revision.as_ref().and_then(|revision| revision.desired.as_ref());
+        let desired = previous
+            .revision
+            .as_ref()
+            .and_then(|revision| revision.desired.as_ref());
         let is_same = desired == Some(&self.plan.wanted.id);
         if !is_same || !is_true(&previous.conditions, type_) {
             return None;
@@ -143,7 +153,10 @@ fn model_verified(view: &View) -> Judgement {
     if let Some(finding) = view.finding(&MODEL) {
         Judgement::no(finding.reason, &finding.message)
     } else if view.findings.iter().any(|finding| finding.stage >= Stage::Starting) {
-        Judgement::yes(Reason::Verified, "the model's files are complete and are what was asked for")
+        Judgement::yes(
+            Reason::Verified,
+            "the model's files are complete and are what was asked for",
+        )
     } else if view.finding(&[Reason::Downloading]).is_some() && remembered.is_none() {
         Judgement::no(Reason::Downloading, "a pod fetches and checks the model")
     } else {
@@ -255,9 +268,9 @@ fn unfinished(view: &View) -> Option<(Reason, String)> {
     });
     if others > 0 || !is_observed {
         let how = match (view.plan.replacement, &view.plan.wanted.no_surge) {
-            (Replacement::Replace, Some(why)) => format!(
-                " without surge, because there was no room for pods of both revisions for 60 s: {why}"
-            ),
+            (Replacement::Replace, Some(why)) => {
+                format!(" without surge, because there was no room for pods of both revisions for 60 s: {why}")
+            }
             _ => String::new(),
         };
         let message = format!("pods of an earlier revision are being replaced{how}");
@@ -272,10 +285,7 @@ fn unfinished(view: &View) -> Option<(Reason, String)> {
         (None, Some(refusal)) => format!(": {refusal}"),
         (None, None) => String::new(),
     };
-    Some((
-        Reason::ReplicasNotReady,
-        format!("not all pods take requests yet{why}"),
-    ))
+    Some((Reason::ReplicasNotReady, format!("not all pods take requests yet{why}")))
 }
 
 fn refused_message(refusal: String) -> String {
@@ -312,5 +322,8 @@ fn pods_message(situation: &Situation, deployment: &Deployment) -> Option<String
     } else {
         "Change the quota or policy, or create what is missing."
     };
-    Some(format!("the API server refuses the pods: {}. {remedy}", words.trim_end_matches('.')))
+    Some(format!(
+        "the API server refuses the pods: {}. {remedy}",
+        words.trim_end_matches('.')
+    ))
 }

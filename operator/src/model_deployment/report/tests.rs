@@ -17,9 +17,7 @@ use crate::{
     },
     model_deployment::{
         Decision,
-        fixtures::{
-            DIGEST, at, crashed, fetching, owner, pod, ready, serving, settings, stored, verified,
-        },
+        fixtures::{DIGEST, at, crashed, fetching, owner, pod, ready, serving, settings, stored, verified},
         pins::Pins,
     },
 };
@@ -73,14 +71,20 @@ impl Case {
             (("ConfigMap".to_owned(), "chat-model-pins".to_owned()), pins),
         ]);
         for revision in &self.revisions {
-            let key = ("ControllerRevision".to_owned(), revision.metadata.name.clone().expect("name"));
+            let key = (
+                "ControllerRevision".to_owned(),
+                revision.metadata.name.clone().expect("name"),
+            );
             children.insert(key, serde_json::to_value(revision).expect("JSON"));
         }
         let report = self.report.iter().flat_map(|(port, report)| {
             // The addresses of the fixtures' pods.
             ["10.0.0.1", "127.0.0.1"].map(|host| (format!("http://{host}:{port}/progress"), report.clone()))
         });
-        let warnings = self.pods.iter().map(|pod| (pod.metadata.name.clone().expect("name"), self.warnings.clone()));
+        let warnings = self
+            .pods
+            .iter()
+            .map(|pod| (pod.metadata.name.clone().expect("name"), self.warnings.clone()));
         Observed {
             children,
             pods: self.pods.iter().cloned().map(Arc::new).collect(),
@@ -100,8 +104,11 @@ impl Case {
             verb: "apply",
             kind: "Service".to_owned(),
             name: "chat-model".to_owned(),
-            source: kube::Error::Api(Box::new(serde_json::from_value(json!({
-                "status": "Failure", "message": message, "reason": "Forbidden", "code": 403})).expect("status"))),
+            source: kube::Error::Api(Box::new(
+                serde_json::from_value(json!({
+                "status": "Failure", "message": message, "reason": "Forbidden", "code": 403}))
+                .expect("status"),
+            )),
         });
         let applied = Applied {
             children: observed.children.clone(),
@@ -119,7 +126,12 @@ impl Case {
         });
         let mut status = report.status;
         let conditions = report.conditions;
-        let conditions = conditions.into_conditions(ModelDeployments::CONDITIONS, &self.previous.conditions, Some(1), self.now);
+        let conditions = conditions.into_conditions(
+            ModelDeployments::CONDITIONS,
+            &self.previous.conditions,
+            Some(1),
+            self.now,
+        );
         status.observe(Some(1), conditions);
         status
     }
@@ -174,24 +186,43 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
     let (reconciling, stalled) = (condition::RECONCILING, condition::STALLED);
     let mut sidecar = serving(true, json!({"running": {}}), json!({}));
     sidecar["conditions"][0]["status"] = json!("False");
-    sidecar["containerStatuses"].as_array_mut().expect("list").push(json!({"name": "istio-proxy", "image": "",
+    sidecar["containerStatuses"]
+        .as_array_mut()
+        .expect("list")
+        .push(json!({"name": "istio-proxy", "image": "",
         "imageID": "", "ready": false, "restartCount": 0, "state": {"running": {}}}));
     let mut gated = pod(&old, unheard.clone());
     gated.spec.as_mut().expect("spec").readiness_gates = Some(vec![
-        serde_json::from_value(json!({"conditionType": "example.com/lb"})).expect("gate")]);
+        serde_json::from_value(json!({"conditionType": "example.com/lb"})).expect("gate"),
+    ]);
     let verifying = |verify: Value| {
         let mut status = unheard.clone();
-        status["initContainerStatuses"].as_array_mut().expect("list").push(verify);
+        status["initContainerStatuses"]
+            .as_array_mut()
+            .expect("list")
+            .push(verify);
         the_pod(status)
     };
     let asks = || json!({"name": "verify", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"running": {}}});
     let runtime = |phase: &str, refusals: u32| {
-        Some((8082, json!({"phase": phase, "request": "POST /v1/completions", "refusals": refusals, "since": 40,
-            "message": "POST /v1/completions answered 500"})))
+        Some((
+            8082,
+            json!({"phase": phase, "request": "POST /v1/completions", "refusals": refusals, "since": 40,
+            "message": "POST /v1/completions answered 500"}),
+        ))
     };
-    let mount = |message: &str| vec![Warning { reason: "FailedMount".to_owned(), message: message.to_owned() }];
-    let creating = || the_pod(json!({"phase": "Pending", "podIP": "10.0.0.1", "initContainerStatuses": [{"name": "model", "image": "",
-        "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}]}));
+    let mount = |message: &str| {
+        vec![Warning {
+            reason: "FailedMount".to_owned(),
+            message: message.to_owned(),
+        }]
+    };
+    let creating = || {
+        the_pod(
+            json!({"phase": "Pending", "podIP": "10.0.0.1", "initContainerStatuses": [{"name": "model", "image": "",
+        "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}]}),
+        )
+    };
     vec![
         (
             "new",
@@ -237,8 +268,11 @@ fn cases() -> Vec<(&'static str, Case, &'static str, Expectation)> {
         (
             "a source that does not answer, while it is tried again",
             Case {
-                report: Some((8081, json!({"phase": "Resolving", "error": {"reason": "SourceUnavailable",
-                    "message": "hub gives no usable answer: connection refused; it is tried again"}}))),
+                report: Some((
+                    8081,
+                    json!({"phase": "Resolving", "error": {"reason": "SourceUnavailable",
+                    "message": "hub gives no usable answer: connection refused; it is tried again"}}),
+                )),
                 ..Case::new(the_pod(fetching(running.clone(), json!({}))))
             },
             "SourceUnavailable",
@@ -574,7 +608,11 @@ fn the_same_situation_is_reported_the_same_way_later() {
         case.previous = case.report();
         case.now = at(5);
         assert_eq!(case.report(), case.previous, "{name}");
-        assert_eq!(edges(&case.previous.conditions, &case.report().conditions), vec![], "{name}");
+        assert_eq!(
+            edges(&case.previous.conditions, &case.report().conditions),
+            vec![],
+            "{name}"
+        );
     }
 }
 
@@ -583,7 +621,8 @@ fn a_problem_makes_one_warning_and_progress_none() {
     for (name, case, ready_reason, _) in cases() {
         let edges = edges(&[], &case.report().conditions);
         let warnings = edges.iter().filter(|edge| edge.is_warning).count();
-        let expected = usize::from(Reason::parse(ready_reason).is_some_and(Reason::is_problem) || case.refusal.is_some());
+        let expected =
+            usize::from(Reason::parse(ready_reason).is_some_and(Reason::is_problem) || case.refusal.is_some());
         assert_eq!(warnings, expected, "{name}: {edges:?}");
     }
 }
@@ -658,21 +697,40 @@ fn the_models_facts_and_its_pin_come_from_the_pod() {
     let pin = |digest: &str| Pins(BTreeMap::from([(owner.pin_key.clone(), digest.to_owned())]));
     assert_eq!(case.decide().pins, pin(DIGEST));
     case.pins = pin("sha256:first").0;
-    assert_eq!(case.decide().pins, pin("sha256:first"), "a recorded digest does not follow the source");
+    assert_eq!(
+        case.decide().pins,
+        pin("sha256:first"),
+        "a recorded digest does not follow the source"
+    );
 }
 
 #[test]
 fn a_commit_is_pinned_next_to_the_digest() {
     let owner = owner(json!({}));
     let mut pod = ready(&owner);
-    let init = &mut pod.status.as_mut().expect("status").init_container_statuses.as_mut().expect("list")[0];
-    let ended = init.state.as_mut().expect("state").terminated.as_mut().expect("terminated");
+    let init = &mut pod
+        .status
+        .as_mut()
+        .expect("status")
+        .init_container_statuses
+        .as_mut()
+        .expect("list")[0];
+    let ended = init
+        .state
+        .as_mut()
+        .expect("state")
+        .terminated
+        .as_mut()
+        .expect("terminated");
     let commit = "0123456789012345678901234567890123456789";
     let facts = json!({"digest": DIGEST, "sizeBytes": 10, "format": "GGUF", "commit": commit});
     ended.message = Some(json!({"phase": "Verified", "model": facts}).to_string());
     let case = Case::verified(vec![pod]);
     let Pins(pins) = case.decide().pins;
-    assert_eq!(pins.get(&format!("{}.commit", owner.pin_key)).map(String::as_str), Some(commit));
+    assert_eq!(
+        pins.get(&format!("{}.commit", owner.pin_key)).map(String::as_str),
+        Some(commit)
+    );
     assert_eq!(case.report().model.expect("model").commit.as_deref(), Some(commit));
 }
 
@@ -688,7 +746,12 @@ fn a_digest_in_the_spec_is_not_pinned_twice() {
 
 #[test]
 fn progress_is_reported_every_ten_seconds_and_removed_at_the_end() {
-    let report = |received: u64| Some((8081, json!({"phase": "Downloading", "receivedBytes": received, "totalBytes": 100})));
+    let report = |received: u64| {
+        Some((
+            8081,
+            json!({"phase": "Downloading", "receivedBytes": received, "totalBytes": 100}),
+        ))
+    };
     let fetching_pod = || the_pod(fetching(json!({"running": {}}), json!({})));
     let mut case = Case {
         report: report(10),

@@ -1,8 +1,8 @@
 //! The flags against what a ModelDeployment may ask of them: the CRD's schema and the operator's goldens are the
 //! contract, read as files.
-use serde::Deserialize as _;
 use super::*;
 use clap::CommandFactory;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 fn file(path: &str) -> String {
@@ -93,7 +93,9 @@ fn the_server_takes_the_arguments_that_the_operator_gives_it() {
     let parsed = |golden: &str| {
         let text = file(&format!("operator/fixtures/{golden}.golden.yaml"));
         let documents = serde_yaml::Deserializer::from_str(&text);
-        let children: Vec<Value> = documents.map(|document| Value::deserialize(document).unwrap()).collect();
+        let children: Vec<Value> = documents
+            .map(|document| Value::deserialize(document).unwrap())
+            .collect();
         let deployment = children.iter().find(|child| child["kind"] == "Deployment").unwrap();
         let args = deployment.pointer("/spec/template/spec/containers/0/args").unwrap();
         let args = args.as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
