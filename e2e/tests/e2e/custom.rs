@@ -275,11 +275,13 @@ fn last_verified(object: &ModelDeployment) -> Option<&str> {
     object.status.as_ref()?.revision.as_ref()?.last_verified.as_deref()
 }
 
-/// A runtime that answers as the script says; one answer to the verification may take `timeout`.
+/// A runtime that answers as the script says; one answer to the verification may take `timeout`. `null` removes what
+/// `windlass_as_custom` set.
 fn runtime(space: &Space, script: &str, timeout: &str) -> Result<Value> {
     Ok(
         json!({"runtime": "Custom", "custom": {"image": space.env.image("client")?,
-        "command": ["sh", "-c", SERVE, "sh", format!("{READ}{script}")], "verify": {"timeout": timeout}}}),
+        "command": ["sh", "-c", SERVE, "sh", format!("{READ}{script}")], "verify": {"timeout": timeout},
+        "port": null, "probePath": null, "args": null}}),
     )
 }
 

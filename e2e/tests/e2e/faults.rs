@@ -106,6 +106,7 @@ fn an_operator_that_is_shown_the_past_undoes_nothing() {
             Ok(end.names().iter().all(|name| !name.contains("gone")).then_some(()))
         })
         .await?;
+        at_rest(space).await?;
         quiet(&operator).await?;
         let (end, writes) = (
             Snapshot::take(&inventory, &space.namespace).await?,

@@ -256,6 +256,9 @@ impl State {
             name: member("name"),
         };
         shrink(&mut value);
+        // Items of a list come without them.
+        value["apiVersion"] = json!(kind.resource().api_version);
+        value["kind"] = json!(kind.resource().kind);
         self.of_owner.entry(member("uid")).or_default().insert(place.clone());
         let child = Child {
             owner_uid: member("uid"),
@@ -399,6 +402,18 @@ mod tests {
         );
         assert_eq!(feed(Event::Apply(object("a", "3", None))), [key("other")]);
         assert!(cache.children_of("other").is_empty());
+    }
+
+    #[test]
+    fn an_item_of_a_list_is_the_same_as_an_object_of_an_event() {
+        let (cache, services) = (cache(), ChildKind::of::<Service>());
+        let mut item = object("a", "1", Some("chat"));
+        item.types = None;
+        cache.feed(&services, None, Event::Init);
+        cache.feed(&services, None, Event::InitApply(item));
+        let listed = cache.children_of("chat");
+        cache.feed(&services, None, Event::Apply(object("a", "1", Some("chat"))));
+        assert_eq!(listed, cache.children_of("chat"));
     }
 
     #[test]

@@ -229,10 +229,9 @@ fn judge(
     if let Some(failure) = evidence.failure.as_ref().filter(|_| has_alternative) {
         current.verdict = Verdict::Failed(failure.clone());
     } else if deadline.is_some_and(|deadline| deadline <= now) {
-        let last = evidence
-            .last_words
-            .as_ref()
-            .map_or_else(String::new, |words| format!("; last seen: {words}"));
+        let last = evidence.last_words.as_ref().map_or_else(String::new, |words| {
+            format!("; last seen: {}", words.trim_end_matches('.'))
+        });
         current.verdict = Verdict::Failed(format!(
             "{}: it was not verified within {seconds} s (spec.rollout.progressDeadline){last}",
             Reason::ProgressDeadlineExceeded,
