@@ -10,10 +10,10 @@ DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 FUZZ_VERSION := 0.13.2
 FUZZ := $(CACHE)/tools/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 SCRIPTS := .ci/run $(CLUSTER_SCRIPT) e2e/cluster/bare/holder.sh e2e/check deploy/up deploy/install deploy/ask \
-  deploy/requirements charts/check charts/lifecycle bench/peers bench/run fuzz/run
+  deploy/requirements charts/check charts/lifecycle bench/peers bench/run fuzz/run e2e/scale
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help up test down fmt style lint deny unit fuzz charts e2e bench images models crds advisories requirements
+.PHONY: help up test down fmt style lint deny unit fuzz charts e2e scale bench images models crds advisories requirements
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,9 @@ charts: ## checks of the Helm charts, samples and GitOps examples; no cluster
 
 e2e: requirements ## cluster tests alone, in the cluster 'test'; KEEP=1 leaves it running
 	e2e/check cluster
+
+scale: requirements ## the operator with 1,000 and 5,000 objects on simulated nodes (about 45 minutes); SCALE_FLAGS: see e2e/scale
+	e2e/scale
 
 bench: ## speed of the server and its peers on this machine, in turns (long); BENCH_FLAGS, PEERS: see bench/run
 	bench/run

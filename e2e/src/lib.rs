@@ -11,6 +11,7 @@ pub mod inventory;
 pub mod model;
 pub mod operator;
 mod run;
+pub mod scale;
 pub mod snapshot;
 pub mod space;
 pub mod tiny;

@@ -9,7 +9,11 @@ check_machine() {
   [ "$(uname -s)" = Linux ] || fail "a bare cluster needs Linux; elsewhere use CLUSTER=kind or CLUSTER=given"
   [ "$(id -u)" = 0 ] || fail "a bare cluster needs root (it makes namespaces); or use CLUSTER=kind or CLUSTER=given"
   local needed=("${NEEDED[@]}")
-  [ -n "$(cni_folder)" ] || needed+=(:containernetworking-plugins)
+  if [ "$NODES" = 0 ]; then
+    needed=(ip:iproute2 openssl:openssl unshare:util-linux) # no container runs
+  elif [ -z "$(cni_folder)" ]; then
+    needed+=(:containernetworking-plugins)
+  fi
   need_packages "${needed[@]}"
   unshare --net --mount --pid --uts --fork true 2>/dev/null || fail "this machine lets us make no namespaces (in a container? it must be privileged)"
   # Replies to a Service's client on the same node must pass the packet filter, though they only cross the bridge.

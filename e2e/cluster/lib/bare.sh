@@ -15,6 +15,8 @@
 . "$HERE/bare/control-plane.sh"
 # shellcheck source=bare/node.sh
 . "$HERE/bare/node.sh"
+# shellcheck source=bare/kwok.sh
+. "$HERE/bare/kwok.sh"
 # shellcheck source=bare/dns.sh
 . "$HERE/bare/dns.sh"
 # shellcheck source=bare/teardown.sh
@@ -24,9 +26,11 @@
 
 bare_up() {
   check_machine
-  build_components
+  if [ "$NODES" = 0 ]; then build_components "${SIMULATION_COMPONENTS[@]}"; else build_components; fi
   if [ -e "$STATE/complete" ] && holder n1 >/dev/null && kubectl_ get --raw /readyz >/dev/null 2>&1; then
     local node started=0
+    if [ "$NODES" = 0 ] && ! simulates_nodes; then fail "cluster '$NAME' has nodes; cluster down --name $NAME"; fi
+    if [ "$NODES" != 0 ] && simulates_nodes; then fail "cluster '$NAME' was started with --nodes 0; cluster down --name $NAME"; fi
     for node in $(nodes_wanted); do
       holder "$node" >/dev/null && continue
       boot "$node"
@@ -49,16 +53,21 @@ bare_up() {
   claim_network
   [ -z "${EGRESS:-}" ] || open_egress
   make_pki
-  build_system_images
-  local node
-  for node in $(nodes_wanted); do boot "$node"; done
-  for node in $(nodes_wanted); do await_node "$node"; done
-  start_dns
+  if [ "$NODES" = 0 ]; then
+    touch "$STATE/simulated"
+    boot n1
+  else
+    build_system_images
+    local node
+    for node in $(nodes_wanted); do boot "$node"; done
+    for node in $(nodes_wanted); do await_node "$node"; done
+    start_dns
+  fi
   touch "$STATE/complete"
   say "cluster '$NAME' is ready"
 }
 
-nodes_wanted() { if [ "$NODES" = 2 ]; then echo n1 n2; else echo n1; fi; }
+nodes_wanted() { case $NODES in 0) ;; 1) echo n1 ;; *) echo n1 n2 ;; esac; }
 
 declare -A BOOTED=() # when this command booted which node
 
@@ -71,7 +80,7 @@ boot() { # NODE
   hold_namespaces "$1"
   link_node "$1"
   [ "$1" != n1 ] || start_control_plane
-  start_node "$1"
+  if simulates_nodes; then start_kwok; else start_node "$1"; fi
 }
 
 bare_env() {
@@ -125,7 +134,7 @@ bare_start_node() {
   [ -d "$STATE/$1" ] || fail "cluster '$NAME' has no node '$1'"
   if holder "$1" >/dev/null; then fail "node '$1' runs already"; fi
   boot "$1"
-  await_node "$1"
+  simulates_nodes || await_node "$1"
 }
 
 bare_signal() { # NODE PROGRAM SIGNAL

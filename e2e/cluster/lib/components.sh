@@ -3,6 +3,7 @@
 # version never overwrites one in use and only what is missing is built.
 
 COMPONENTS=(kubernetes etcd coredns helm kubeconform)
+SIMULATION_COMPONENTS=(kubernetes etcd helm kwok) # of a cluster whose nodes are simulated
 BUILD_FLAGS=(-trimpath -buildvcs=false)
 LINK_FLAGS="-s -w"
 KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
@@ -14,9 +15,10 @@ component() { # NAME
   echo "$CACHE/bin/$1-${key:0:12}"
 }
 
-build_components() {
+build_components() { # [NAME…], by default COMPONENTS
   local name missing=()
-  for name in "${COMPONENTS[@]}"; do
+  [ $# -gt 0 ] || set -- "${COMPONENTS[@]}"
+  for name in "$@"; do
     [ -d "$(component "$name")" ] || missing+=("$name")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
@@ -54,6 +56,7 @@ build_component() { # NAME
     etcd) go_build "$name" "$partial/etcd" go.etcd.io/etcd/server/v3 ;;
     coredns) go_build "$name" "$partial/coredns" . ;;
     helm) go_build "$name" "$partial/helm" helm.sh/helm/v4/cmd/helm ;;
+    kwok) go_build "$name" "$partial/kwok" sigs.k8s.io/kwok/cmd/kwok ;;
     kubeconform) go_build "$name" "$partial/kubeconform" github.com/yannh/kubeconform/cmd/kubeconform ;;
   esac
   mv "$partial" "$final"
