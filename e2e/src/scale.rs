@@ -2,6 +2,7 @@
 //! after a restart and after the loss of its leader. The API server, its controllers and the scheduler are real, nodes
 //! and pods are simulated by kwok, so every number includes the control plane's own time on this machine.
 pub mod cluster;
+pub mod control_plane;
 pub mod fleet;
 pub mod histogram;
 mod phases;
@@ -22,6 +23,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::scale::cluster::Cluster;
+use crate::scale::control_plane::cpu_seconds;
 use crate::scale::fleet::Fleet;
 use crate::scale::process::{Operator, Usage};
 use crate::scale::requests::{Requests, by_resource, by_verb};
@@ -76,6 +78,8 @@ pub struct Measured {
     pub resources: BTreeMap<String, usize>,
     /// The operator's process when all were Ready.
     pub usage: Usage,
+    /// Seconds of processor time of the control plane's programs from the first creation until then.
+    pub control_plane: BTreeMap<String, f64>,
     /// At rest.
     pub rest: Rest,
     /// After a start.
@@ -143,7 +147,7 @@ pub async fn measure(settings: &Settings, objects: usize) -> Result<Measured> {
 
     let mut operator = start("first")?;
     operator.await_leading().await?;
-    let mut measured = converge(settings, &mut fleet, &mut operator, &mut requests, objects).await?;
+    let mut measured = converge(settings, &cluster, &mut fleet, &mut operator, &mut requests, objects).await?;
     say("waiting until the operator rests");
     measured.rest = phases::rest(settings.rest, &mut operator, &mut requests).await?;
     say("starting the operator again");
@@ -165,6 +169,7 @@ pub async fn measure(settings: &Settings, objects: usize) -> Result<Measured> {
 
 async fn converge(
     settings: &Settings,
+    cluster: &Cluster,
     fleet: &mut Fleet,
     operator: &mut Operator,
     requests: &mut Requests,
@@ -172,6 +177,7 @@ async fn converge(
 ) -> Result<Measured> {
     let before = operator.durations().await?;
     let failures = operator.failures().await?;
+    let used = cpu_seconds(cluster.state())?;
     say(&format!("creating {objects} objects"));
     let (from, first) = (Timestamp::now(), Instant::now());
     fleet.create(settings.writers).await?;
@@ -192,6 +198,10 @@ async fn converge(
     });
     let progress = progress.await?;
     let to = Timestamp::now();
+    let mut control_plane = cpu_seconds(cluster.state())?;
+    for (program, seconds) in &mut control_plane {
+        *seconds -= used.get(program).copied().unwrap_or_default();
+    }
     say(&format!(
         "{} of {objects} are Ready after {:.1} s",
         progress.ready,
@@ -213,6 +223,7 @@ async fn converge(
         verbs: by_verb(requests.between(from, to)),
         resources: by_resource(requests.between(from, to)),
         usage: operator.usage()?,
+        control_plane,
         ..Measured::default()
     })
 }

@@ -40,7 +40,8 @@ struct Args {
     /// How often the leader is killed.
     #[arg(long, default_value_t = 3)]
     failovers: u8,
-    /// Writes the table into this page: between the marks of an earlier one, else as the whole page.
+    /// Writes the table into this page, between its marks `<!-- scale: begin … -->` and `<!-- scale: end -->`; a page that
+    /// does not exist is made.
     #[arg(long)]
     markdown: Option<PathBuf>,
     /// Writes the numbers to this file.
@@ -117,6 +118,10 @@ async fn run(args: &Args) -> Result<bool> {
         build: build(&settings),
         command: command(),
     };
+    if let Some(file) = args.markdown.as_ref().filter(|file| file.exists()) {
+        // Now, not after the measurement.
+        insert(&fs::read_to_string(file)?, "").with_context(|| file.display().to_string())?;
+    }
     let mut results: Vec<Measured> = Vec::new();
     for objects in &args.objects {
         let objects = usize::try_from(*objects)?;
@@ -133,7 +138,7 @@ async fn run(args: &Args) -> Result<bool> {
             } else {
                 String::new()
             };
-            let page = insert(&page, &markdown(&heading, &results));
+            let page = insert(&page, &markdown(&heading, &results)).with_context(|| file.display().to_string())?;
             fs::write(file, page).with_context(|| format!("writing {}", file.display()))?;
         }
         if let Some(file) = &args.json {

@@ -85,6 +85,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The folder with the cluster's state.
+    pub fn state(&self) -> &Path {
+        self.kubeconfig.parent().unwrap_or(&self.kubeconfig)
+    }
+
     /// Makes nodes with `accelerators` each, and waits until they are Ready.
     ///
     /// # Errors

@@ -142,6 +142,8 @@ fn resource() -> ApiResource {
 mod tests {
     use std::collections::BTreeMap;
 
+    use windlass_api::fetch::{FetchPhase, FetchReport};
+
     use super::*;
 
     #[test]
@@ -157,6 +159,18 @@ mod tests {
             used.values().all(|count| *count < 200 / ACCELERATORS.len() * 8),
             "{used:?}"
         );
+    }
+
+    #[test]
+    fn the_simulated_init_container_ends_with_a_report_that_the_operator_reads() {
+        let stages = std::fs::read_to_string(crate::env::workspace().join("e2e/cluster/bare/kwok.yaml")).unwrap();
+        let message = stages
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("message: '"))
+            .unwrap();
+        let report: FetchReport = serde_json::from_str(message.trim_end_matches('\'')).unwrap();
+        assert_eq!(report.phase, FetchPhase::Verified);
+        assert!(report.model.unwrap().digest.starts_with("sha256:"));
     }
 
     #[test]

@@ -77,7 +77,8 @@ pub async fn failover(
     let from = Timestamp::now();
     leader.kill().await?;
     // Nothing of the dead leader may count: it writes about this object only after the change.
-    fleet.change(index, &format!("failover-{index}")).await?;
+    // The moment makes every change a different one.
+    fleet.change(index, &from.as_millisecond().to_string()).await?;
     let started = Instant::now();
     loop {
         requests.refresh()?;

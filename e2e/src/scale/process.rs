@@ -13,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::process::{Child, Command};
 
+use crate::scale::control_plane::of_process;
 use crate::scale::histogram::{Histogram, value};
 use crate::until::until_some;
 
@@ -21,8 +22,6 @@ pub const NAMESPACE: &str = "windlass-system";
 /// Seconds for which an unrenewed Lease protects its holder: the operator's own default.
 pub const LEASE_SECONDS: u32 = 15;
 const DURATION: &str = "windlass_operator_reconcile_duration_seconds";
-/// The kernel counts processor time in hundredths of a second on all architectures we build for.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A running operator. Dropping it kills the process.
 pub struct Operator {
@@ -146,17 +145,11 @@ impl Operator {
     /// # Errors
     /// When the process has ended.
     pub fn usage(&self) -> Result<Usage> {
-        let folder = PathBuf::from(format!("/proc/{}", self.id));
-        let status = fs::read_to_string(folder.join("status"))?;
-        let stat = fs::read_to_string(folder.join("stat"))?;
-        // The fields after the program's name, which may hold spaces: the 14th and 15th of all are times.
-        let (_, fields) = stat.rsplit_once(')').context("an unknown format of /proc/PID/stat")?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = |index: usize| -> Result<f64> { Ok(fields.get(index).context("too few fields")?.parse()?) };
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id))?;
         Ok(Usage {
             resident: kilobytes(&status, "VmRSS:")? << 10,
             peak: kilobytes(&status, "VmHWM:")? << 10,
-            cpu_seconds: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
+            cpu_seconds: of_process(self.id)?,
         })
     }
 

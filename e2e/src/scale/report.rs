@@ -2,6 +2,8 @@
 //! The same rows make the text on the terminal and the Markdown of the documentation.
 use std::fmt::Write as _;
 
+use anyhow::{Result, bail};
+
 use crate::scale::Measured;
 use crate::scale::rows::{resources, rows, thousands};
 
@@ -116,12 +118,20 @@ pub const BEGIN: &str = "<!-- scale: begin, written by `scale --markdown` -->";
 /// Its end.
 pub const END: &str = "\n<!-- scale: end -->";
 
-/// Puts the table into a page: between its marks, or as the whole page where there is none.
-pub fn insert(page: &str, table: &str) -> String {
-    match (page.split_once(BEGIN), page.split_once(END)) {
-        (Some((before, _)), Some((_, after))) => format!("{before}{}{after}", table.trim_end_matches('\n')),
-        _ => table.to_owned(),
+/// Puts the table between its marks in a page; an empty page becomes the table.
+///
+/// # Errors
+/// When the page says something else and has no marks: it would be lost.
+pub fn insert(page: &str, table: &str) -> Result<String> {
+    if page.trim().is_empty() {
+        return Ok(table.to_owned());
     }
+    let before = page.split_once(BEGIN).map(|(before, _)| before);
+    let after = page.split_once(END).map(|(_, after)| after);
+    let (Some(before), Some(after)) = (before, after) else {
+        bail!("it has no place for the table; put these two lines where it belongs:\n{BEGIN}{END}");
+    };
+    Ok(format!("{before}{}{after}", table.trim_end_matches('\n')))
 }
 
 #[cfg(test)]
@@ -151,7 +161,7 @@ mod tests {
             from_first: 70.0,
             ..result
         };
-        let second = insert(&page, &markdown(&heading(), &[result]));
+        let second = insert(&page, &markdown(&heading(), &[result])).unwrap();
         assert!(
             first.contains("30.0 s, met") && second.contains("70.0 s, missed"),
             "{second}"
@@ -161,6 +171,13 @@ mod tests {
             second.starts_with("# Scale\n") && second.ends_with("-->\n\nThe end.\n"),
             "{second:?}"
         );
+    }
+
+    #[test]
+    fn a_page_without_a_place_for_the_table_is_not_overwritten() {
+        let error = insert("# Windlass\n", "table").unwrap_err().to_string();
+        assert!(error.contains(BEGIN), "{error}");
+        assert_eq!(insert("", "table").unwrap(), "table");
     }
 
     #[test]

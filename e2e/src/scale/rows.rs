@@ -61,6 +61,11 @@ pub(super) fn rows(results: &[Measured]) -> Vec<Row> {
         row("processor time of the operator", "", &|result| {
             format!("{:.1} s", result.usage.cpu_seconds)
         }),
+        row("processor time of the control plane", "", &|result| {
+            let total: f64 = result.control_plane.values().sum();
+            let server = result.control_plane.get("kube-apiserver").copied().unwrap_or_default();
+            format!("{total:.0} s (API server {server:.0} s)")
+        }),
         row("memory (RSS) when Ready, its peak", "1,000 in 60 MB", &|result| {
             let met = goal_of_thousand(result, result.usage.peak <= 60_000_000);
             format!(
