@@ -12,12 +12,14 @@ audit_policy() {
 inside() { echo "/run/windlass/bin/$(basename "$(component "$1")")"; } # COMPONENT
 
 start_control_plane() {
-  local pki=/run/windlass/cluster/pki users=/run/windlass/cluster/users kubernetes server=() manager=() scheduler=()
+  local pki=/run/windlass/cluster/pki users=/run/windlass/cluster/users kubernetes settings=() server=() manager=() scheduler=()
   kubernetes=$(inside kubernetes)
   audit_policy >"$STATE/audit-policy.yaml"
   if simulates_nodes; then
     # The audit log is not rotated: all requests of a measurement stand in one file.
     server=(--audit-log-maxsize 0)
+    # It shares few cores with what is measured: less garbage collection, more memory.
+    settings=(env GOGC=400)
     # A load of thousands of objects measures the operator only if the controllers' own clients are not the limit.
     manager=(--kube-api-qps 2000 --kube-api-burst 4000 --node-monitor-grace-period 300s)
     scheduler=(--kube-api-qps 2000 --kube-api-burst 4000)
@@ -29,7 +31,7 @@ start_control_plane() {
 
   # `Node` and NodeRestriction: a kubelet sees and writes what concerns its node, as in real clusters.
   # requestheader and proxy-client: the trust that aggregated APIs need.
-  start_in n1 kube-apiserver "$kubernetes/kube-apiserver" \
+  start_in n1 kube-apiserver "${settings[@]}" "$kubernetes/kube-apiserver" \
     --etcd-servers http://127.0.0.1:2379 --secure-port 6443 --bind-address 0.0.0.0 --advertise-address "$(node_address n1)" \
     --tls-cert-file $pki/apiserver.crt --tls-private-key-file $pki/apiserver.key --client-ca-file $pki/ca.crt \
     --service-account-issuer https://kubernetes.default.svc.cluster.local --service-account-key-file $pki/service-account.pub \

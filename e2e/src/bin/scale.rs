@@ -161,8 +161,13 @@ fn machine() -> Result<String> {
         .context("an unknown format of /proc/meminfo")?
         .parse()?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load = load
+        .split_whitespace()
+        .next()
+        .context("an unknown format of /proc/loadavg")?;
     Ok(format!(
-        "{} x {}, {} GB, Linux {}; the control plane, kwok and the operator share it",
+        "{} x {}, {} GB, Linux {}, load {load} before the start; the control plane, kwok and the operator share it",
         std::thread::available_parallelism()?,
         model.unwrap_or("an unknown processor"),
         kilobytes / 1_000_000,

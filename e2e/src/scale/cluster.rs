@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::env::workspace;
-use crate::scale::process::NAMESPACE;
+use crate::scale::process::{ACCOUNT, NAMESPACE};
 use crate::until::until_all;
 
 /// Name of the cluster; `cluster down --name scale` removes what a killed measurement left.
@@ -137,9 +137,8 @@ impl Cluster {
         self.apply_chart("charts/windlass-crds", &[]).await?;
         self.apply_chart("charts/windlass", &["--show-only", "templates/operator-rbac.yaml"])
             .await?;
-        let account = format!("{NAME}-operator");
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), NAMESPACE);
-        create_all(&accounts, [json!({"metadata": {"name": account}})].into_iter()).await?;
+        create_all(&accounts, [json!({"metadata": {"name": ACCOUNT}})].into_iter()).await?;
         let wanted = TokenRequest {
             spec: Some(TokenRequestSpec {
                 expiration_seconds: Some(24 * 60 * 60),
@@ -148,7 +147,7 @@ impl Cluster {
             ..TokenRequest::default()
         };
         let issued = accounts
-            .create_token_request(&account, &PostParams::default(), &wanted)
+            .create_token_request(ACCOUNT, &PostParams::default(), &wanted)
             .await?;
         let token = issued.status.context("the API server issued no token")?.token;
         let admin = Kubeconfig::read_from(&self.kubeconfig)?;

@@ -19,6 +19,8 @@ use crate::until::until_some;
 
 /// The namespace of the operator and its Lease.
 pub const NAMESPACE: &str = "windlass-system";
+/// Its ServiceAccount and its Lease, as the chart names both of a release `scale`.
+pub const ACCOUNT: &str = "scale-operator";
 /// Seconds for which an unrenewed Lease protects its holder: the operator's own default.
 pub const LEASE_SECONDS: u32 = 15;
 const DURATION: &str = "windlass_operator_reconcile_duration_seconds";
@@ -63,7 +65,7 @@ impl Operator {
             ])
             .args(["--metrics-listen", &metrics, "--health-listen", &health])
             .args(["--operator-namespace", NAMESPACE, "--identity", identity])
-            .args(["--lease-duration", &LEASE_SECONDS.to_string()])
+            .args(["--lease-name", ACCOUNT, "--lease-duration", &LEASE_SECONDS.to_string()])
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
