@@ -54,16 +54,16 @@ Secrets, nodes and pods/exec are absent by intent. */}}
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
-# Deleted by the operator itself: revisions that nothing refers to any more, and the ServiceAccount of an
-# object that now names another. Everything else goes by garbage collection.
+# Deleted by the operator itself: revisions that nothing refers to any more, the ServiceAccount of an object that
+# now names another, and recorded digests that no revision uses. Everything else goes by garbage collection.
 - apiGroups: [apps]
   resources: [controllerrevisions]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [serviceaccounts]
+  resources: [serviceaccounts, configmaps]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [services, configmaps]
+  resources: [services]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

@@ -87,6 +87,9 @@ impl FromStr for Fault {
     }
 }
 
+/// What Kubernetes makes of a workload without a number of replicas.
+const DEFAULT_REPLICAS: i32 = 1;
+
 /// Which object, across kinds.
 type Key = (String, String, String);
 
@@ -156,8 +159,9 @@ impl Writer {
         let mut body = intent.clone();
         match (live, replicas) {
             (Some(live), _) => body["metadata"]["uid"] = live["metadata"]["uid"].clone(),
+            // Kubernetes' own default is never removed, so that it needs no owner.
+            (None, Some(DEFAULT_REPLICAS) | None) => {}
             (None, Some(replicas)) => body["spec"]["replicas"] = json!(replicas),
-            (None, None) => {}
         }
         let mut params = PatchParams::apply(names::MANAGER);
         params.force = live.is_some();
@@ -172,7 +176,7 @@ impl Writer {
             Err(kube::Error::Api(status)) if live.is_none() && status.code == 409 => return Err(target.conflict()),
             Err(source) => return Err(target.failed("apply", source)),
         };
-        let current = target.value(applied)?;
+        let current = serde_json::to_value(applied).map_err(|source| target.json(source))?;
         self.remember(&target, hash, &current, cover::covers(&current, &intent));
         Ok(current)
     }
@@ -196,7 +200,9 @@ impl Writer {
                 .into_iter()
                 .flatten()
                 .any(|entry| entry["manager"] == names::MANAGER_SCALE);
-            if (current["spec"]["replicas"] == json!(replicas) && is_ours) || is_terminating(&current) {
+            let set = current["spec"]["replicas"].as_i64().unwrap_or(DEFAULT_REPLICAS.into());
+            let is_settled = set == i64::from(replicas) && (is_ours || replicas == DEFAULT_REPLICAS);
+            if is_settled || is_terminating(&current) {
                 return Ok(current);
             }
             let body = json!({
@@ -217,11 +223,12 @@ impl Writer {
                     .await
             });
             match patched.await {
-                Ok(scaled) => return target.value(scaled),
+                Ok(scaled) => return serde_json::to_value(scaled).map_err(|source| target.json(source)),
                 Err(kube::Error::Api(status)) if status.code == 409 && attempts_left > 0 => {
                     attempts_left -= 1;
                     let read = target.api(&self.client).get(&target.name).await;
-                    current = target.value(read.map_err(|source| target.failed("read", source))?)?;
+                    let read = read.map_err(|source| target.failed("read", source))?;
+                    current = serde_json::to_value(read).map_err(|source| target.json(source))?;
                     if current["metadata"]["uid"] != uid {
                         return Err(target.conflict());
                     }
@@ -274,6 +281,10 @@ impl Writer {
                 target.api(&self.client).delete(&target.name, &params).await
             })
             .await;
+        self.contested
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&target.key());
         match deleted {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
@@ -367,12 +378,12 @@ impl Target {
         (self.kind.clone(), self.namespace.clone(), self.name.clone())
     }
 
-    fn value(&self, object: DynamicObject) -> Result<Value, Error> {
-        serde_json::to_value(object).map_err(|source| Error::Json {
+    fn json(&self, source: serde_json::Error) -> Error {
+        Error::Json {
             kind: self.kind.clone(),
             name: self.name.clone(),
             source,
-        })
+        }
     }
 
     fn conflict(&self) -> Error {

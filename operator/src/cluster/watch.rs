@@ -36,7 +36,10 @@ const QUEUE: usize = 1024;
 
 /// The queues of the controllers, by kind and the namespace that they are limited to; clones share them.
 #[derive(Clone, Default)]
-pub struct Triggers(Arc<HashMap<(String, Option<String>), mpsc::Sender<ObjectKey>>>);
+pub struct Triggers(Arc<HashMap<Controlled, mpsc::Sender<ObjectKey>>>);
+
+/// A kind, and the namespace that its controller is limited to.
+type Controlled = (String, Option<String>);
 
 impl Triggers {
     /// Asks for a reconcile of an object.

@@ -239,7 +239,7 @@ async fn lookup(client: &Client, owner: &Owner, intent: &Intent) -> Result<Optio
         source,
     })?;
     found
-        .map(|object| serde_json::to_value(object))
+        .map(serde_json::to_value)
         .transpose()
         .map_err(|source| Error::Json {
             kind: intent.kind.name().to_owned(),

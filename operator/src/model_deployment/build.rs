@@ -34,7 +34,9 @@ pub fn build(
     if let Some(account) = service_account::build(owner, plan) {
         children.push(Intent::of(&account)?);
     }
-    children.push(Intent::of(&config_map::build(owner, &decision.pins))?);
+    if let Some(pins) = config_map::build(owner, &decision.pins) {
+        children.push(Intent::of(&pins)?);
+    }
     children.push(Intent::of(&network_policy::build(owner, settings, plan))?);
     children.push(Intent::of(&service::build(owner))?);
     children.push(Intent::of(&pod_disruption_budget::build(owner))?);

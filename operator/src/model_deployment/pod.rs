@@ -120,7 +120,7 @@ pub fn report_address(pod: &Pod) -> Option<String> {
     let is_running = |status: &&ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
     let fetching = container(pod, names::CONTAINER_MODEL)
         .filter(is_running)
-        .filter(|init| !last_end(init).is_some_and(|ended| ended.exit_code != 0));
+        .filter(|init| last_end(init).is_none_or(|ended| ended.exit_code == 0));
     if fetching.is_some() {
         return progress::address(host, names::PORT_PROGRESS);
     }
@@ -386,7 +386,7 @@ fn examine_rest(pod: &Pod, observed: &Observed) -> Finding {
         .as_ref()
         .and_then(|spec| spec.readiness_gates.as_deref())
         .unwrap_or_default();
-    let is_unmet = |gate: &&str| !condition(pod, gate).is_some_and(|(status, _, _)| status == "True");
+    let is_unmet = |gate: &&str| condition(pod, gate).is_none_or(|(status, _, _)| status != "True");
     let unmet: Vec<&str> = gates
         .iter()
         .map(|gate| gate.condition_type.as_str())

@@ -64,7 +64,7 @@ async fn a_new_object_gets_its_children_and_a_second_look_changes_nothing() {
     let world = self::world(hub());
     world.reconcile().await.expect("first");
     let writes = world.api.take_writes();
-    assert_eq!(writes.len(), 9, "{writes:#?}");
+    assert_eq!(writes.len(), 7, "{writes:#?}");
     assert!(writes.last().is_some_and(|last| last.ends_with("/status")));
     world.reconcile().await.expect("second");
     assert_eq!(world.api.take_writes(), Vec::<String>::new());
