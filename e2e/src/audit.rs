@@ -1,4 +1,4 @@
-//! The API server's audit log: who wrote what, and when. The proof that an operator at rest writes nothing,
+//! The API server's audit log: who wrote what, and when. It shows that an operator at rest writes nothing,
 //! that an old leader is silent, and that the granted rights are the used ones.
 use std::fs;
 use std::path::PathBuf;

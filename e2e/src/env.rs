@@ -1,5 +1,5 @@
-//! What the tests are told by their surroundings, read in this one place. `make test` sets all of it;
-//! whoever starts the tests in another way is told what is missing.
+//! What the tests learn from their environment, read in this one place. `make test` sets all of it;
+//! whoever starts the tests in another way gets an error that names what is missing.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -57,7 +57,7 @@ impl Space {
     }
 
     /// Runs `body` in one more namespace, for tests that need many. `test` as for `new`.
-    pub async fn beside<T>(&self, test: &str, body: impl AsyncFnOnce(&Space) -> Result<T>) -> Result<T> {
+    pub async fn in_another<T>(&self, test: &str, body: impl AsyncFnOnce(&Space) -> Result<T>) -> Result<T> {
         let space = Self::new(self.env.clone(), test).await?;
         let outcome = body(&space).await;
         space.close(outcome.is_err()).await;

@@ -126,7 +126,7 @@ pub async fn until_some<T>(what: &str, within: Duration, ask: impl AsyncFn() -> 
     }
 }
 
-/// Fails if `broken` says something about any state of the object within a time; the proof that something
+/// Fails if `broken` says something about any state of the object within a time; to show that something
 /// does *not* happen needs time to pass.
 pub async fn never<K>(api: &Api<K>, name: &str, during: Duration, broken: impl Fn(&K) -> Option<String>) -> Result<()>
 where

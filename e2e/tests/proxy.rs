@@ -173,7 +173,7 @@ async fn held_events_come_once_they_are_let_go() {
     let (proxy, operator, _) = proxied(None).await;
     proxy.hold_events(true);
     let mut events = watch(&operator).await;
-    // Only that nothing has come yet can be seen; that the first one comes afterwards is the proof.
+    // Only that nothing has come yet can be seen; that the first one comes afterwards shows it.
     assert!(timeout(Duration::from_millis(50), events.next()).await.is_err());
     proxy.hold_events(false);
     assert_eq!(events.next().await.unwrap(), json!({"number": 1}));

@@ -42,7 +42,7 @@ pub struct Write {
     pub fault: Option<WriteFault>,
 }
 
-/// Everything that a proxy is told to do, and what it has seen.
+/// Everything that a proxy shall do, and what it has seen.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) on_write: BTreeMap<usize, WriteFault>,

@@ -62,7 +62,7 @@ fn watch_events_that_are_lost_do_not_change_the_end() {
         ] {
             let lost: EventFilter = Arc::new(move |event| kind_of_owner(event) == owner);
             space
-                .beside(name, async |space| {
+                .in_another(name, async |space| {
                     // What a watch lost is found by the next list; that of production comes after ten minutes.
                     let mut settings = Settings::new(space, undisturbed.hub.url())?;
                     settings.arguments = vec!["--recheck-seconds".into(), "5".into()];
@@ -183,7 +183,7 @@ impl Undisturbed {
         let runs = faults.iter().enumerate().map(|(index, (number, fault))| async move {
             let name = format!("fault-{index}-of-{}", self.writes);
             let outcome = space
-                .beside(&name, async |space| self.disturb(space, *number, *fault).await)
+                .in_another(&name, async |space| self.disturb(space, *number, *fault).await)
                 .await;
             (*number, *fault, outcome)
         });

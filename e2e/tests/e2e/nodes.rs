@@ -20,7 +20,7 @@ use crate::stand::hub_and_operator;
 const MOVED: Duration = Duration::from_secs(90);
 
 #[test]
-fn models_of_a_lost_node_are_told_to_be_down_and_move_to_another_one() {
+fn models_of_a_lost_node_are_reported_to_be_down_and_move_to_another_one() {
     test("node-lost", Needs::OwnAlone, async |space| {
         let cluster = space
             .env
@@ -63,12 +63,12 @@ async fn models_move(space: &Space) -> Result<()> {
     let is_down = |object: &ModelDeployment| {
         is_because(object, "Available", "False", "NoReadyPods") && is_because(object, "Ready", "False", "NodeLost")
     };
-    let object = until_is(&models, "one", "the loss to be told", MOVED, is_down).await?;
+    let object = until_is(&models, "one", "the loss to be reported", MOVED, is_down).await?;
     ensure!(is(&object, "Reconciling", "True"), "a model that is down is at rest");
     ensure!(summary(&object) == Some("0/1"), "replicas {:?}", summary(&object));
     space.capture("inprogress-node-lost", &object)?;
     let degraded = |object: &ModelDeployment| summary(object) == Some("1/2") && is(object, "Reconciling", "True");
-    let object = until_is(&models, "two", "one of two replicas to be told", MOVED, degraded).await?;
+    let object = until_is(&models, "two", "one of two replicas to be reported", MOVED, degraded).await?;
     ensure!(
         is(&object, "Available", "True"),
         "the replica on the other node does not count"

@@ -19,7 +19,7 @@ use crate::stand::{because, hub_and_operator, ready};
 const SOON: Duration = Duration::from_secs(60);
 
 #[test]
-fn an_impossible_accelerator_is_told_in_the_schedulers_words_and_cured_by_an_edit() {
+fn an_impossible_accelerator_is_reported_in_the_schedulers_words_and_corrected_by_an_edit() {
     test("unschedulable", Needs::Own, async |space| {
         let (_hub, _operator) = hub_and_operator(space).await?;
         let impossible = json!({"resources": {"accelerator": {"resource": "example.com/none"}},
@@ -32,14 +32,14 @@ fn an_impossible_accelerator_is_told_in_the_schedulers_words_and_cured_by_an_edi
             "the scheduler says {words:?}"
         );
         for kind in ["Scheduled", "Ready"] {
-            let told = condition(&object, kind)
+            let said = condition(&object, kind)
                 .map(|condition| condition.message.clone())
                 .unwrap_or_default();
             ensure!(
-                told.starts_with(words.trim_end_matches('.')),
-                "{kind} says {told:?}, the scheduler {words:?}"
+                said.starts_with(words.trim_end_matches('.')),
+                "{kind} says {said:?}, the scheduler {words:?}"
             );
-            ensure!(told.contains("spec.resources"), "{told:?} names no next action");
+            ensure!(said.contains("spec.resources"), "{said:?} names no next action");
         }
         ensure!(
             is(&object, "Reconciling", "True"),
@@ -100,8 +100,8 @@ async fn placed_by_accelerator(space: &Space) -> Result<()> {
             "n1",
         ),
     ];
-    for (name, wish, _) in &placed {
-        space.apply(&tiny(name, accelerator(wish))?).await?;
+    for (name, demand, _) in &placed {
+        space.apply(&tiny(name, accelerator(demand))?).await?;
     }
     for (name, _, node) in &placed {
         ready(space, name).await?;
@@ -125,10 +125,10 @@ async fn placed_by_accelerator(space: &Space) -> Result<()> {
         .apply(&tiny("third", accelerator(&json!({"products": ["NVIDIA-L4"]})))?)
         .await?;
     let object = because(space, "third", "Scheduled", "False", "Unschedulable").await?;
-    let told = condition(&object, "Scheduled")
+    let said = condition(&object, "Scheduled")
         .map(|condition| condition.message.clone())
         .unwrap_or_default();
-    ensure!(told.contains("Insufficient nvidia.com/gpu"), "{told:?}");
+    ensure!(said.contains("Insufficient nvidia.com/gpu"), "{said:?}");
     Ok(())
 }
 
@@ -137,7 +137,7 @@ fn everything_under_placement_reaches_the_pod_and_rules_where_it_runs() {
     test("placement", Needs::Own, async |space| {
         let nodes: Api<Node> = Api::all(space.client.clone());
         let outcome = placed(space, &nodes).await;
-        // The name of the namespace is that of all that this test puts beside it.
+        // The name of the namespace is that of all that this test puts next to it.
         let name = &space.namespace;
         let free = json!({"metadata": {"labels": {name: null}}, "spec": {"taints": null}});
         nodes.patch("n2", &PatchParams::default(), &Patch::Merge(free)).await?;
@@ -229,8 +229,8 @@ async fn withdraw(nodes: &Api<Node>, node: &str) -> Result<()> {
     Ok(())
 }
 
-fn accelerator(wish: &Value) -> Value {
-    let mut accelerator = wish.clone();
+fn accelerator(demand: &Value) -> Value {
+    let mut accelerator = demand.clone();
     accelerator["resource"] = json!("nvidia.com/gpu");
     json!({"resources": {"accelerator": accelerator}})
 }

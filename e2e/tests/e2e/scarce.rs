@@ -25,7 +25,7 @@ fn an_edit_rolls_out_where_accelerators_or_a_quota_leave_no_room_for_two_pods() 
     test("no-room", Needs::Own, async |space| {
         let nodes: Api<Node> = Api::all(space.client.clone());
         advertise(&nodes, "n2", Some("1")).await?;
-        let outcome = futures::try_join!(accelerator_is_taken(space), space.beside("quota", quota_is_used_up));
+        let outcome = futures::try_join!(accelerator_is_taken(space), space.in_another("quota", quota_is_used_up));
         advertise(&nodes, "n2", None).await?;
         outcome.map(drop)
     });

@@ -20,7 +20,7 @@ fn an_operator_of_one_namespace_does_not_touch_another() {
         let log = AuditLog::from_now(&space.env.audit_log)?;
         let operator = operator(space).await?;
         space
-            .beside("scope-other", async |other| {
+            .in_another("scope-other", async |other| {
                 other.apply(&suspended("chat")?).await?;
                 space.apply(&suspended("chat")?).await?;
                 until_is(&space.api(), "chat", "its own object to settle", SETTLED, is_settled).await?;

@@ -20,19 +20,19 @@ use crate::stand::{because, hub_and_operator, ready};
 const NO_FILE: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 #[test]
-fn a_wrong_digest_is_named_never_served_and_cured_by_an_edit() {
+fn a_wrong_digest_is_named_never_served_and_corrected_by_an_edit() {
     test("digest", Needs::Own, async |space| {
         let (_hub, _operator) = hub_and_operator(space).await?;
         space
             .apply(&tiny("chat", json!({"model": {"digest": NO_FILE}}))?)
             .await?;
         refused(space, "ModelVerified", "DigestMismatch").await?;
-        cured(space, json!({"spec": {"model": {"digest": null}}})).await
+        corrected(space, json!({"spec": {"model": {"digest": null}}})).await
     });
 }
 
 #[test]
-fn a_truncated_file_is_named_never_served_and_cured_at_its_source() {
+fn a_truncated_file_is_named_never_served_and_corrected_at_its_source() {
     test("truncated", Needs::Own, async |space| {
         let (hub, _operator) = hub_and_operator(space).await?;
         let whole = windlass_e2e::tiny::gguf(1);
@@ -45,19 +45,19 @@ fn a_truncated_file_is_named_never_served_and_cured_at_its_source() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named_and_cured_by_an_edit() {
+fn a_file_that_is_not_there_is_named_and_corrected_by_an_edit() {
     test("not-found", Needs::Own, async |space| {
         let (_hub, _operator) = hub_and_operator(space).await?;
         space
             .apply(&tiny("chat", json!({"model": {"source": "hf://e2e/tiny/other.gguf"}}))?)
             .await?;
         refused(space, "ModelVerified", "ModelNotFound").await?;
-        cured(space, json!({"spec": {"model": {"source": format!("hf://{TINY}")}}})).await
+        corrected(space, json!({"spec": {"model": {"source": format!("hf://{TINY}")}}})).await
     });
 }
 
 #[test]
-fn missing_and_wrong_credentials_are_told_apart_and_cured_by_the_secret() {
+fn missing_and_wrong_credentials_are_distinguished_and_corrected_by_the_secret() {
     test("credentials", Needs::Own, async |space| {
         let (hub, _operator) = hub_and_operator(space).await?;
         hub.put(TINY, windlass_e2e::tiny::gguf(1), Manner::Locked("right".into()));
@@ -95,7 +95,7 @@ fn a_secret_that_is_missing_is_named_and_waited_for() {
 }
 
 #[test]
-fn a_model_larger_than_its_volume_is_named_and_cured_at_its_source() {
+fn a_model_larger_than_its_volume_is_named_and_corrected_at_its_source() {
     test("no-space", Needs::Own, async |space| {
         let (hub, _operator) = hub_and_operator(space).await?;
         const PEBIBYTE: u64 = 1 << 50;
@@ -188,7 +188,7 @@ async fn refused(space: &Space, kind: &str, reason: &str) -> Result<()> {
         .map(|condition| condition.message.clone())
         .unwrap_or_default();
     ensure!(message.len() > 30, "the message {message:?} names no next action");
-    // Another digest takes an edit; everything else may be cured at the source.
+    // Another digest takes an edit; everything else may be corrected at the source.
     let state = if reason == "DigestMismatch" {
         "failed"
     } else {
@@ -230,7 +230,7 @@ async fn refused(space: &Space, kind: &str, reason: &str) -> Result<()> {
     .await
 }
 
-async fn cured(space: &Space, change: Value) -> Result<()> {
+async fn corrected(space: &Space, change: Value) -> Result<()> {
     space.merge::<ModelDeployment>("chat", change).await?;
     ready(space, "chat").await.map(drop)
 }

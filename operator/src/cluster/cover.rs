@@ -1,4 +1,4 @@
-//! Whether a live object already is what was applied, told apart from what others may add and from the ways in
+//! Whether a live object already is what was applied, distinguished from what others may add and from the ways in
 //! which an API server writes the same thing differently. Pure.
 use serde_json::{Map, Value};
 use windlass_crds::quantity;

@@ -1,5 +1,5 @@
-//! The NetworkPolicy: requests from the object's own namespace and from the operator, nothing else in;
-//! out only what some revision that stays needs. Whoever wants more adds a policy of their own, policies add up.
+//! The NetworkPolicy: requests from the object's own namespace and from those that the operator's settings name,
+//! reports to the operator, nothing else in; out only what some revision that stays needs. Whoever wants more adds a policy of their own, policies add up.
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -28,7 +28,7 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings, plan: &Plan)
         pod_selector: Some(LabelSelector::default()),
         ..NetworkPolicyPeer::default()
     };
-    let mut clients = vec![own_namespace, operator(settings)];
+    let mut clients = vec![own_namespace];
     clients.extend(settings.client_namespaces.iter().map(|name| namespace(name)));
     NetworkPolicy {
         metadata: owner.owner.metadata(owner.owner.child()),
