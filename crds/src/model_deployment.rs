@@ -40,6 +40,10 @@ use crate::{conditions::condition, schema::Contract};
     doc = "A ModelDeployment serves one model behind an OpenAI-compatible endpoint.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
         .message("metadata.name must be a DNS label that begins with a letter and has at most 40 characters, because the names of its Service and pods are derived from it"),
+    validation = Rule::new("(has(self.spec.engine) && has(self.spec.engine.custom)) || self.spec.model.source.startsWith('pvc://') || (has(self.spec.model.task) && self.spec.model.task == 'Embed') == self.spec.model.source.matches('^hf://[^/]+/[^/]+$')")
+        .message("the Windlass runtime serves whole repositories (hf://org/repo) with task: Embed and GGUF files with task: Generate; correct model.source or model.task"),
+    validation = Rule::new("!(has(self.spec.model.task) && self.spec.model.task == 'Embed' && has(self.spec.engine)) || !(has(self.spec.engine.contextLength) || has(self.spec.engine.maxSequences) || has(self.spec.engine.maxBatchTokens) || has(self.spec.engine.stepTime) || has(self.spec.engine.speculativeTokens) || has(self.spec.engine.kvCache))")
+        .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache have no effect with task: Embed; remove them"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary"),
@@ -131,7 +135,9 @@ pub struct Rollout {
     pub progress_deadline: Option<String>,
 }
 
-/// How a new revision replaces the one before it.
+/// How a new revision replaces the one before it. Defaults to Auto: surge, until pods of the new revision could not be placed
+/// for 60 seconds because nodes, a quota or a volume have no room for both revisions; then one old pod at a time gives
+/// way. Surge never gives way. Recreate ends all old pods before new ones start.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
     /// Surge, until pods of the new revision could not be placed for 60 seconds because nodes, a quota or a volume have no

@@ -128,6 +128,19 @@ async fn accept(listener: TcpListener, shelf: Arc<Shelf>) {
 async fn answer(shelf: Arc<Shelf>, request: Request<Incoming>) -> Result<Response<Body>> {
     let path = request.uri().path().to_owned();
     locked(&shelf.requests).push(format!("{} {path}", request.method()));
+    if let Some(repository) = listed_repository(&path) {
+        let listing = listing(&shelf, &repository);
+        let status = if listing.is_empty() {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        };
+        let body = serde_json::to_vec(&listing)?;
+        return Ok(Response::builder()
+            .status(status)
+            .header(CONTENT_LENGTH, body.len())
+            .body(Full::new(Bytes::from(body)).boxed_unsync())?);
+    }
     let found = named_file(&path).and_then(|name| {
         let found = locked(&shelf.files).get(&name).cloned();
         found.map(|(content, manner)| (name, content, manner))
@@ -196,6 +209,23 @@ fn named_file(path: &str) -> Option<String> {
     Some(format!("{repository}/{file}"))
 }
 
+/// `org/repo` of `/api/models/org/repo/tree/<revision>`.
+fn listed_repository(path: &str) -> Option<String> {
+    let (repository, _revision) = path.strip_prefix("/api/models/")?.split_once("/tree/")?;
+    Some(repository.to_owned())
+}
+
+/// The files of a repository, as the hub's API lists them.
+fn listing(shelf: &Shelf, repository: &str) -> Vec<serde_json::Value> {
+    let prefix = format!("{repository}/");
+    let files = locked(&shelf.files);
+    let entry = |(name, (content, _)): (&String, &(Bytes, Manner))| {
+        let path = name.strip_prefix(&prefix)?;
+        Some(serde_json::json!({"type": "file", "path": path, "size": content.len()}))
+    };
+    files.iter().filter_map(entry).collect()
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
@@ -239,5 +269,7 @@ mod tests {
             Some("org/repo/sub/file.gguf")
         );
         assert_eq!(named_file("/org/repo/raw/main/file.gguf"), None);
+        let listed = listed_repository("/api/models/org/repo/tree/main");
+        assert_eq!(listed.as_deref(), Some("org/repo"));
     }
 }

@@ -88,7 +88,7 @@ pub enum KvCacheType {
     Q8,
 }
 
-/// The program that serves a model.
+/// The program that serves a model: the engine of Windlass, or a container image of the user's choice. Defaults to Windlass.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
     /// The engine of Windlass.
@@ -154,7 +154,7 @@ pub struct Custom {
     pub security_context: Option<CustomSecurity>,
 
     /// The request that the program must answer before its pod is ready. Defaults to the request of the model's task:
-    /// a completion of one token.
+    /// a completion of one token, or an embedding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verify>,
 }
@@ -171,7 +171,7 @@ pub struct Custom {
         .message("timeout and keySecretRef have no effect with type: None; remove them, or choose another type")
 )]
 pub struct Verify {
-    /// Which request. Defaults to Completion.
+    /// Which request. Defaults to Completion, or to Embedding with task Embed.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<VerifyKind>,
 
@@ -192,7 +192,9 @@ pub struct Verify {
     pub key_secret_ref: Option<LocalReference>,
 }
 
-/// The kinds of verification request.
+/// The kind of verification request: Completion, Chat, Embedding and Rerank send the smallest request of that API and check
+/// the shape of the answer, Request sends `request` and checks the status, None sends nothing. Defaults to Completion,
+/// or to Embedding with task Embed.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyKind {
     /// `POST /v1/completions` for one token; the answer must hold a choice.

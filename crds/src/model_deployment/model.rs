@@ -12,15 +12,18 @@ use super::LocalReference;
     validation = Rule::new("self.source.startsWith('hf://') || !has(self.revision)")
         .message("revision belongs to hf:// sources; remove it, or pin the file with digest"),
     validation = Rule::new("!self.source.startsWith('pvc://') || !has(self.credentialsSecretRef)")
-        .message("a pvc:// source needs no credentials; remove credentialsSecretRef")
+        .message("a pvc:// source needs no credentials; remove credentialsSecretRef"),
+    validation = Rule::new("self.source.matches('^hf://[^/]+/[^/]+$') || !(has(self.allowPatterns) || has(self.ignorePatterns))")
+        .message("allowPatterns and ignorePatterns belong to whole repositories (hf://org/repo); remove them, or shorten the source")
 )]
 pub struct Model {
-    /// One GGUF file: `hf://org/repo/path/file.gguf` (a model hub), `https://host/path/file.gguf`,
-    /// or `pvc://claim/path/file.gguf` (a PersistentVolumeClaim of this namespace, already filled).
+    /// One GGUF file: `hf://org/repo/path/file.gguf` (a model hub; of a model in several files the first),
+    /// `https://host/path/file.gguf`, or `pvc://claim/path/file.gguf` (a PersistentVolumeClaim of this namespace,
+    /// already filled). Or a whole repository, `hf://org/repo`: its safetensors files, configuration and tokenizer.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self.matches('^(hf://[A-Za-z0-9._+=,-]+/[A-Za-z0-9._+=,-]+(/[A-Za-z0-9._+=,-]+)+|https://[A-Za-z0-9.:\\\\[\\\\]-]+/[!-\"$-~]+|pvc://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9._+=,-]+)+)$')")
-            .message("source must name one file: hf://org/repo/path/file.gguf, https://host/path/file.gguf or pvc://claim/path/file.gguf; a token goes into the Secret named by credentialsSecretRef"),
+        validation = Rule::new("self.matches('^(hf://[A-Za-z0-9._+=,-]+/[A-Za-z0-9._+=,-]+(/[A-Za-z0-9._+=,-]+)*|https://[A-Za-z0-9.:\\\\[\\\\]-]+/[!-\"$-~]+|pvc://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9._+=,-]+)+)$')")
+            .message("source must name a file or a repository: hf://org/repo/path/file.gguf, hf://org/repo, https://host/path/file.gguf or pvc://claim/path/file.gguf; a token goes into the Secret named by credentialsSecretRef"),
         validation = Rule::new("self.startsWith('https://') || !self.matches('/[.][.]?(/|$)')")
             .message("source must not contain the path segments . or ..; write the path out")
     )]
@@ -41,6 +44,17 @@ pub struct Model {
         .message("digest must be sha256: followed by 64 lower-case hex digits, as sha256sum prints them"))]
     pub digest: Option<String>,
 
+    /// Files of a whole repository that are fetched, as patterns with `*` and `?` over their paths. Defaults to all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256)))]
+    pub allow_patterns: Option<Vec<String>>,
+
+    /// Files of a whole repository that are not fetched. Pickled weights and Python code are refused unless a pattern
+    /// leaves them out. Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256)))]
+    pub ignore_patterns: Option<Vec<String>>,
+
     /// A Secret of this namespace whose key `token` is sent as bearer token to the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalReference>,
@@ -57,9 +71,11 @@ pub struct Model {
     pub task: Option<Task>,
 }
 
-/// What a model does.
+/// What a model does: Generate completes text and chats, Embed turns texts into vectors. Defaults to Generate.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// Completes text and chats.
     Generate,
+    /// Turns texts into vectors.
+    Embed,
 }

@@ -5,16 +5,16 @@ use std::fmt;
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// One file of a repository on a model hub: `hf://org/repo/path/file.gguf`.
+    /// One file of a repository on a model hub, `hf://org/repo/path/file.gguf`, or all of it, `hf://org/repo`.
     Hub {
         /// `org/repo`.
         repository: String,
-        /// Path of the file inside the repository.
-        path: String,
+        /// Path of the file inside the repository; `None` for the whole repository.
+        path: Option<String>,
     },
     /// A file behind HTTPS; the whole URL.
     Https(String),
-    /// A file on a PersistentVolumeClaim: `pvc://claim/path/file.gguf`.
+    /// A file or folder on a PersistentVolumeClaim: `pvc://claim/path/file.gguf`.
     Claim {
         /// Name of the claim, in the object's own namespace.
         claim: String,
@@ -51,10 +51,16 @@ impl Source {
                 [org, repo, path] if plain_segments(org) && plain_segments(repo) && plain_segments(path) => {
                     Ok(Self::Hub {
                         repository: format!("{org}/{repo}"),
-                        path: (*path).to_owned(),
+                        path: Some((*path).to_owned()),
                     })
                 }
-                _ => refuse("must name one file of a repository: hf://org/repo/path/file.gguf"),
+                [org, repo] if plain_segments(org) && plain_segments(repo) => Ok(Self::Hub {
+                    repository: format!("{org}/{repo}"),
+                    path: None,
+                }),
+                _ => refuse(
+                    "must name a file of a repository, hf://org/repo/path/file.gguf, or all of it, hf://org/repo",
+                ),
             };
         }
         if let Some(rest) = text.strip_prefix("pvc://") {
@@ -117,12 +123,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_forms_are_read() {
+    fn the_forms_are_read() {
         assert_eq!(
             Source::parse("hf://org/repo/sub/m.Q4_K_M.gguf"),
             Ok(Source::Hub {
                 repository: "org/repo".into(),
-                path: "sub/m.Q4_K_M.gguf".into()
+                path: Some("sub/m.Q4_K_M.gguf".into())
+            })
+        );
+        assert_eq!(
+            Source::parse("hf://org/repo"),
+            Ok(Source::Hub {
+                repository: "org/repo".into(),
+                path: None
             })
         );
         assert_eq!(
@@ -139,7 +152,9 @@ mod tests {
     fn whatever_could_climb_or_leak_is_refused() {
         for text in [
             "",
-            "hf://org/repo",
+            "hf://org",
+            "hf://org/",
+            "hf://org/repo/",
             "hf://org//m.gguf",
             "hf://org/repo/../m.gguf",
             "hf://org/repo/./m",

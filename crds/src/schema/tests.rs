@@ -206,7 +206,11 @@ fn the_rule_and_the_parser_accept_the_same_sources() {
         "s3://bucket/x",
         "",
     ] {
-        let rule = check_rules::<ModelDeployment>(&with("/spec/model/source", json!(source)), None);
+        let mut object = with("/spec/model/source", json!(source));
+        if source == "hf://org/repo" {
+            object["spec"]["model"]["task"] = json!("Embed");
+        }
+        let rule = check_rules::<ModelDeployment>(&object, None);
         let parser = crate::model_deployment::source::Source::parse(source);
         assert_eq!(
             rule.is_ok(),
@@ -312,6 +316,22 @@ fn contradictions_are_refused_with_the_way_out() {
         ("/spec/rollout", json!({"progressDeadline": "soon"}), "45m or 1h30m"),
         ("/spec/model/revision", json!("a/../b"), "branch, tag or commit"),
         ("/spec/model/servedName", json!("-x"), "chat-small"),
+        ("/spec/model/task", json!("Embed"), "correct model.source or model.task"),
+        (
+            "/spec/model/source",
+            json!("hf://org/repo"),
+            "correct model.source or model.task",
+        ),
+        (
+            "/spec/model/allowPatterns",
+            json!(["*.json"]),
+            "belong to whole repositories",
+        ),
+        (
+            "/spec",
+            json!({"model": {"source": "hf://org/repo", "task": "Embed"}, "engine": {"contextLength": 512}}),
+            "have no effect with task: Embed",
+        ),
     ];
     for (pointer, value, way_out) in cases {
         let message = refusal(&with(pointer, value.clone()));

@@ -1,21 +1,26 @@
 //! Sources of models that fail: each becomes a condition and an event that name the next action, the pod is
 //! never ready, and the corrected object is.
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
+use tokio::process::Command;
 use windlass_crds::ModelDeployment;
+use windlass_e2e::env::workspace;
 use windlass_e2e::hub::{Hub, Manner};
-use windlass_e2e::model::{TINY, condition, tiny};
+use windlass_e2e::model::{TINY, condition, model, tiny, url};
 use windlass_e2e::until::{never, until_is, until_some};
 use windlass_e2e::{Needs, Space, test};
 
 use crate::stand::{because, hub_and_operator, ready};
 
+/// A repository with an encoder.
+const ENCODER: &str = "e2e/encoder";
 /// A digest that no file has.
 const NO_FILE: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -29,6 +34,60 @@ fn a_wrong_digest_is_named_never_served_and_corrected_by_an_edit() {
         refused(space, "ModelVerified", "DigestMismatch").await?;
         corrected(space, json!({"spec": {"model": {"digest": null}}})).await
     });
+}
+
+#[test]
+fn an_encoder_in_a_whole_repository_is_fetched_without_what_the_patterns_leave_out_and_serves_embeddings() {
+    test("embed", Needs::Own, async |space| {
+        let (hub, _operator) = hub_and_operator(space).await?;
+        let folder = model_folder("all-minilm-l6-v2").await?;
+        for file in [
+            "config.json",
+            "tokenizer.json",
+            "model.safetensors",
+            "1_Pooling/config.json",
+        ] {
+            hub.put(
+                &format!("{ENCODER}/{file}"),
+                std::fs::read(folder.join(file))?,
+                Manner::Honest,
+            );
+        }
+        // Without the pattern the repository would be refused: this file may run code.
+        hub.put(&format!("{ENCODER}/pytorch_model.bin"), "pickled", Manner::Honest);
+        let spec = json!({"model": {"source": format!("hf://{ENCODER}"), "task": "Embed"}});
+        space.apply(&model("vectors", spec)?).await?;
+        let object = because(space, "vectors", "ModelVerified", "False", "InvalidSource").await?;
+        let said = &condition(&object, "ModelVerified").context("no ModelVerified")?.message;
+        ensure!(said.contains("pytorch_model.bin"), "ModelVerified says {said:?}");
+
+        let change = json!({"spec": {"model": {"ignorePatterns": ["*.bin"]}}});
+        space.merge::<ModelDeployment>("vectors", change).await?;
+        let object = ready(space, "vectors").await?;
+        let facts = object.status.as_ref().and_then(|status| status.model.as_ref());
+        let format = facts.and_then(|facts| facts.format.as_deref());
+        ensure!(format == Some("safetensors"), "the format is {format:?}");
+        let request = json!({"model": "vectors", "input": ["a winch on a ship"]});
+        let endpoint = format!("{}/v1/embeddings", url(&object)?);
+        let answer = space.inside().await?.post(&endpoint, &request).await?;
+        let body: Value = serde_json::from_str(&answer.body)?;
+        let vector = body.pointer("/data/0/embedding").and_then(Value::as_array);
+        ensure!(
+            vector.is_some_and(|vector| vector.len() == 384),
+            "the answer is {answer:?}"
+        );
+        Ok(())
+    });
+}
+
+/// The folder of a model that `make models` fetches.
+async fn model_folder(name: &str) -> Result<PathBuf> {
+    let output = Command::new(workspace().join("deploy/samples/fetch-model"))
+        .arg(name)
+        .output()
+        .await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
 #[test]

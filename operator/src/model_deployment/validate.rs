@@ -16,6 +16,7 @@ use windlass_crds::{
     model_deployment::{
         self as spec,
         engine::{Custom, KvCacheType, VerifyKind},
+        model::Task,
         resources::Accelerator,
         source::Source,
         validate,
@@ -41,6 +42,9 @@ pub struct ValidatedModelDeployment {
     /// Branch, tag or commit; `hf://` sources only.
     pub source_revision: Option<String>,
     pub digest: Option<String>,
+    /// Files of a whole repository that are fetched, and that are not.
+    pub allow_patterns: Vec<String>,
+    pub ignore_patterns: Vec<String>,
     pub token_secret: Option<String>,
     pub served_name: String,
     pub engine: Engine,
@@ -167,10 +171,16 @@ impl ValidatedModelDeployment {
         }
     }
 
-    /// Where the engine finds the model's file.
+    /// Where the engine finds the model: a file, or the folder of a whole repository.
     pub fn model_path(&self) -> String {
         match &self.source {
             Source::Claim { path, .. } => format!("{}/{path}", names::MODELS_DIR),
+            Source::Hub { path: None, .. } => format!("{}/repository", names::MODELS_DIR),
+            // The parts of a model in several files keep their names: each names the others.
+            Source::Hub { path: Some(path), .. } if is_first_of_several(path) => {
+                let name = path.rsplit('/').next().unwrap_or(path);
+                format!("{}/{name}", names::MODELS_DIR)
+            }
             Source::Hub { .. } | Source::Https(_) => format!("{}/model.gguf", names::MODELS_DIR),
         }
     }
@@ -189,7 +199,8 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
     let deadline = validate::progress_deadline(&object.spec);
     let step_time = validate::step_time(&object.spec);
     let custom = object.spec.engine.as_ref().and_then(|engine| engine.custom.as_ref());
-    let verification = custom.map(verification).transpose();
+    let task = object.spec.model.task.unwrap_or(Task::Generate);
+    let verification = custom.map(|custom| verification(custom, task)).transpose();
     // Whatever cannot be parsed is among the problems already.
     let (Ok(source), Ok(progress_deadline), Ok(step_time), Ok(verification)) =
         (source, deadline, step_time, verification)
@@ -222,6 +233,8 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
         source,
         source_revision,
         digest: spec.model.digest,
+        allow_patterns: spec.model.allow_patterns.unwrap_or_default(),
+        ignore_patterns: spec.model.ignore_patterns.unwrap_or_default(),
         token_secret: spec.model.credentials_secret_ref.map(|reference| reference.name),
         served_name: spec.model.served_name.unwrap_or_else(|| object.name_any()),
         engine: match engine.custom {
@@ -285,10 +298,14 @@ fn inputs(object: &ModelDeployment) -> String {
 }
 
 /// The verification of a Custom runtime; `None` when the user wants none.
-fn verification(custom: &Custom) -> Result<Option<Verification>, String> {
+fn verification(custom: &Custom, task: Task) -> Result<Option<Verification>, String> {
     let timeout = validate::verify_timeout(custom)?;
     let verify = custom.verify.clone().unwrap_or_default();
-    let request = match verify.kind.unwrap_or(VerifyKind::Completion) {
+    let of_task = match task {
+        Task::Generate => VerifyKind::Completion,
+        Task::Embed => VerifyKind::Embedding,
+    };
+    let request = match verify.kind.unwrap_or(of_task) {
         VerifyKind::None => return Ok(None),
         VerifyKind::Completion => VerificationRequest::Task("completion"),
         VerifyKind::Chat => VerificationRequest::Task("chat"),
@@ -308,6 +325,14 @@ fn verification(custom: &Custom) -> Result<Option<Verification>, String> {
         timeout,
         key_secret: verify.key_secret_ref.map(|reference| reference.name),
     }))
+}
+
+/// Whether a file is the first of a model in several: `…-00001-of-00003.gguf`.
+fn is_first_of_several(path: &str) -> bool {
+    let parts = path
+        .strip_suffix(".gguf")
+        .and_then(|stem| stem.rsplit_once("-00001-of-"));
+    parts.is_some_and(|(_, count)| count.len() == 5 && count.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn whole_cores(milli: i128) -> u128 {
@@ -398,6 +423,20 @@ mod tests {
         // 24 GiB = 24,576 MiB; 92 % of it is less than what any card of 24 GiB shows (A10: 22,731).
         assert_eq!(validated.accelerator.and_then(|a| a.memory_floor_mib), Some(22_609));
         assert_eq!(validated.threads, Some(2));
+    }
+
+    #[test]
+    fn a_model_lies_where_its_source_says_how_many_files_it_has() {
+        let path = |spec: Value| valid(spec).model_path();
+        assert_eq!(path(json!({"model": {"source": SOURCE}})), "/models/model.gguf");
+        let several = json!({"model": {"source": "hf://org/repo/q4/m-00001-of-00003.gguf"}});
+        assert_eq!(path(several), "/models/m-00001-of-00003.gguf");
+        let folder = json!({"model": {"source": "hf://org/repo", "task": "Embed"}});
+        assert_eq!(path(folder), "/models/repository");
+        assert_eq!(
+            path(json!({"model": {"source": "pvc://claim/encoder", "task": "Embed"}})),
+            "/models/encoder"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::model_deployment::fixtures::settings;
 
 mod campaign;
 
-const FIXTURES: [&str; 5] = ["minimal", "gpu", "claim", "custom", "everything"];
+const FIXTURES: [&str; 6] = ["minimal", "gpu", "claim", "custom", "everything", "embed"];
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)

@@ -23,7 +23,8 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container
     let mut flag = |name: &str, value: &str| args.extend([format!("--{name}"), value.to_owned()]);
     let verb = match &owner.source {
         Source::Hub { repository, path } => {
-            flag("source", &format!("hf://{repository}/{path}"));
+            let path = path.as_ref().map_or_else(String::new, |path| format!("/{path}"));
+            flag("source", &format!("hf://{repository}{path}"));
             flag("revision", owner.source_revision.as_deref().unwrap_or("main"));
             flag("hub-url", &settings.hub_url);
             flag("dest", &owner.model_path());
@@ -42,6 +43,15 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container
     if let Some(digest) = &owner.digest {
         flag("digest", digest);
     }
+    // In one word each: a pattern may begin with a hyphen.
+    args.extend(owner.allow_patterns.iter().map(|pattern| format!("--allow={pattern}")));
+    args.extend(
+        owner
+            .ignore_patterns
+            .iter()
+            .map(|pattern| format!("--ignore={pattern}")),
+    );
+    let mut flag = |name: &str, value: &str| args.extend([format!("--{name}"), value.to_owned()]);
     flag("progress-listen", &format!("0.0.0.0:{}", names::PORT_PROGRESS));
     flag("report", "/dev/termination-log");
     args.insert(0, verb.to_owned());
