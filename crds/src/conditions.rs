@@ -206,4 +206,35 @@ mod tests {
             assert!(word.bytes().all(|b| b.is_ascii_alphanumeric()), "{word}");
         }
     }
+
+    /// Reasons of the documentation with their text.
+    fn documented() -> Vec<(String, String)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate/reasons.md");
+        let text = std::fs::read_to_string(path).expect("docs/operate/reasons.md");
+        let entries = text.split("\n### ").skip(1);
+        let entry = |entry: &str| {
+            let (reason, text) = entry.split_once('\n').expect("text below a heading");
+            let text = text.split("\n## ").next().unwrap_or_default();
+            (reason.trim().to_owned(), text.to_owned())
+        };
+        entries.map(entry).collect()
+    }
+
+    #[test]
+    fn every_reason_has_its_entry_in_the_documentation_in_the_same_order() {
+        let documented: Vec<String> = documented().into_iter().map(|(reason, _)| reason).collect();
+        let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(documented, reasons);
+    }
+
+    #[test]
+    fn every_entry_says_what_a_reason_means_and_of_a_problem_its_cause_and_remedy() {
+        for (name, text) in documented() {
+            let reason = Reason::parse(&name).expect("a reason");
+            assert!(text.contains(&reason.meaning()), "{name} has another meaning in its entry");
+            assert!(text.contains("In: `"), "{name} does not name its conditions");
+            let has_both = text.contains("Cause: ") && text.contains("Remedy: ");
+            assert!(has_both || !reason.is_problem(), "{name} has no cause or no remedy");
+        }
+    }
 }
