@@ -57,7 +57,7 @@ pub struct Model {
     pub task: Option<Task>,
 }
 
-/// What a model does.
+/// What the model does. Generate completes text and chats. Defaults to Generate.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// Completes text and chats.
