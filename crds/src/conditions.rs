@@ -15,16 +15,16 @@ pub mod condition {
     pub const ACCEPTED: &str = "Accepted";
     /// What the spec refers to by name was found and could be used.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
-    /// The model's files are complete and are what was asked for.
+    /// The model's files are complete and have the digest that the spec or the first fetch pinned.
     pub const MODEL_VERIFIED: &str = "ModelVerified";
     /// Every pod has a node.
     pub const SCHEDULED: &str = "Scheduled";
 }
 
-/// What a reason asks of people.
+/// Whether a reason needs somebody's attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The state that was asked for.
+    /// The desired state.
     Goal,
     /// On the way there; nobody has to do anything.
     Progress,
@@ -53,7 +53,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it asks of people.
+            /// Whether it needs somebody's attention.
             pub const fn severity(self) -> Severity {
                 match self {
                     $(Self::$name => Severity::$severity,)+
@@ -80,7 +80,7 @@ reasons! {
     Goal Valid;
     /// Everything that the spec refers to was found.
     Goal Resolved;
-    /// The model's files are what was asked for.
+    /// The model's files are complete and have the digest that they should have.
     Goal Verified;
     /// Every pod has a node.
     Goal Scheduled;

@@ -229,7 +229,7 @@ fn the_rule_and_the_parser_accept_the_same_sources() {
 }
 
 #[test]
-fn contradictions_are_refused_with_the_way_out() {
+fn contradictions_are_refused_with_a_remedy() {
     let custom = json!({"image": "vllm/vllm-openai:v0.23.0"});
     let volume = |extra: Value| {
         let mut volume = json!({"name": "files", "mountPath": "/files", "type": "EmptyDir"});

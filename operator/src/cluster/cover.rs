@@ -1,5 +1,5 @@
-//! Whether a live object already is what was applied, told apart from what others may add and from the ways in
-//! which an API server writes the same thing differently. Pure.
+//! Whether a live object already is what was applied, where others may add to it and an API server may write
+//! the same value differently. Pure.
 use serde_json::{Map, Value};
 use windlass_crds::quantity;
 
