@@ -87,8 +87,8 @@ models: ## the model files that tests use, into the cache
 	deploy/samples/fetch-model gemma3-270m
 	deploy/samples/fetch-model all-minilm-l6-v2
 
-crds: ## regenerate the CRDs in charts/windlass-crds
-	cargo run --locked -p windlass-crds --bin crdgen charts/windlass-crds/templates
+crds: ## regenerate the CRDs in charts/windlass-crds and the API reference in docs/reference
+	cargo run --locked -p windlass-crds --bin crdgen .
 
 requirements:
 	@deploy/requirements

@@ -15,16 +15,16 @@ pub mod condition {
     pub const ACCEPTED: &str = "Accepted";
     /// What the spec refers to by name was found and could be used.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
-    /// The model's files are complete and are what was asked for.
+    /// The model's files are complete and have the digest that the spec or the first fetch pinned.
     pub const MODEL_VERIFIED: &str = "ModelVerified";
     /// Every pod has a node.
     pub const SCHEDULED: &str = "Scheduled";
 }
 
-/// What a reason asks of people.
+/// Whether a reason needs somebody's attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The state that was asked for.
+    /// The desired state.
     Goal,
     /// On the way there; nobody has to do anything.
     Progress,
@@ -53,7 +53,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it asks of people.
+            /// Whether it needs somebody's attention.
             pub const fn severity(self) -> Severity {
                 match self {
                     $(Self::$name => Severity::$severity,)+
@@ -80,7 +80,7 @@ reasons! {
     Goal Valid;
     /// Everything that the spec refers to was found.
     Goal Resolved;
-    /// The model's files are what was asked for.
+    /// The model's files are complete and have the digest that they should have.
     Goal Verified;
     /// Every pod has a node.
     Goal Scheduled;
@@ -204,6 +204,40 @@ mod tests {
             let word = reason.as_str();
             assert!(word.starts_with(|c: char| c.is_ascii_uppercase()), "{word}");
             assert!(word.bytes().all(|b| b.is_ascii_alphanumeric()), "{word}");
+        }
+    }
+
+    /// Reasons of the documentation with their text.
+    fn documented() -> Vec<(String, String)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operate/reasons.md");
+        let text = std::fs::read_to_string(path).expect("docs/operate/reasons.md");
+        let entries = text.split("\n### ").skip(1);
+        let entry = |entry: &str| {
+            let (reason, text) = entry.split_once('\n').expect("text below a heading");
+            let text = text.split("\n## ").next().unwrap_or_default();
+            (reason.trim().to_owned(), text.to_owned())
+        };
+        entries.map(entry).collect()
+    }
+
+    #[test]
+    fn every_reason_has_its_entry_in_the_documentation_in_the_same_order() {
+        let documented: Vec<String> = documented().into_iter().map(|(reason, _)| reason).collect();
+        let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(documented, reasons);
+    }
+
+    #[test]
+    fn every_entry_says_what_a_reason_means_and_of_a_problem_its_cause_and_remedy() {
+        for (name, text) in documented() {
+            let reason = Reason::parse(&name).expect("a reason");
+            assert!(
+                text.contains(&reason.meaning()),
+                "{name} has another meaning in its entry"
+            );
+            assert!(text.contains("In: `"), "{name} does not name its conditions");
+            let has_both = text.contains("Cause: ") && text.contains("Remedy: ");
+            assert!(has_both || !reason.is_problem(), "{name} has no cause or no remedy");
         }
     }
 }

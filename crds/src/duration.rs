@@ -3,7 +3,7 @@ use std::time::Duration;
 
 /// The duration, if the text is one that fits.
 pub fn read(text: &str) -> Option<Duration> {
-    // Going through them once is what holds the order.
+    // The iterator is consumed once, so units come in this order, each at most once.
     let mut units = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)].into_iter();
     let mut millis: u64 = 0;
     let mut rest = text;
@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_not_guessed_at() {
+    fn texts_that_are_no_duration_are_refused() {
         for text in [
             "",
             "40",

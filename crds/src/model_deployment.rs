@@ -135,9 +135,10 @@ pub struct Rollout {
     pub progress_deadline: Option<String>,
 }
 
-/// How a new revision replaces the one before it. Defaults to Auto: surge, until pods of the new revision could not be placed
-/// for 60 seconds because nodes, a quota or a volume have no room for both revisions; then one old pod at a time gives
-/// way. Surge never gives way. Recreate ends all old pods before new ones start.
+/// How a new revision replaces the one before it. Surge starts one pod more than desired and ends an old one when the new
+/// one is ready. Recreate ends all old pods before new ones start: requests fail in between. Auto is Surge until pods
+/// of the new revision could not be placed for 60 seconds because nodes, a quota or a volume have no room for both
+/// revisions: then one old pod at a time ends before a new one starts, until the next edit. Defaults to Auto.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
     /// Surge, until pods of the new revision could not be placed for 60 seconds because nodes, a quota or a volume have no

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_its_text() {
+    fn texts_that_are_no_quantity_are_refused_by_name() {
         for text in [
             "",
             "Gi",

@@ -88,7 +88,7 @@ pub enum KvCacheType {
     Q8,
 }
 
-/// The program that serves a model: the engine of Windlass, or a container image of the user's choice. Defaults to Windlass.
+/// The program that serves the model: Windlass, or Custom for the container image in `custom`. Defaults to Windlass.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
     /// The engine of Windlass.
@@ -192,9 +192,10 @@ pub struct Verify {
     pub key_secret_ref: Option<LocalReference>,
 }
 
-/// The kind of verification request: Completion, Chat, Embedding and Rerank send the smallest request of that API and check
-/// the shape of the answer, Request sends `request` and checks the status, None sends nothing. Defaults to Completion,
-/// or to Embedding with task Embed.
+/// Which request. Completion, Chat, Embedding and Rerank send the smallest request to `/v1/completions`,
+/// `/v1/chat/completions`, `/v1/embeddings` and `/v1/rerank`, and check the answer's content; Request sends `request`,
+/// whose status decides; with None the pod is ready as soon as `probePath` answers 200. Defaults to Completion, or to
+/// Embedding with task Embed.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyKind {
     /// `POST /v1/completions` for one token; the answer must hold a choice.

@@ -1,5 +1,5 @@
 //! `spec.model.source` in parsed form. The CRD's CEL rules accept the same language; this parser
-//! is what the operator builds from, and it refuses whatever could climb out of the claim or the host.
+//! is what the operator builds from, and it refuses paths that leave the claim and addresses that carry credentials.
 use std::fmt;
 
 /// Where a model comes from.
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_could_climb_or_leak_is_refused() {
+    fn paths_that_leave_the_volume_and_addresses_with_credentials_are_refused() {
         for text in [
             "",
             "hf://org",

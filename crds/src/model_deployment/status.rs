@@ -1,5 +1,5 @@
 //! `status`: what the operator observed and decided. Everything is optional, so that an operator and
-//! a CRD of different ages can work together; what moves by itself belongs into metrics, not here.
+//! a CRD of different versions can work together; what changes all the time belongs into metrics, not here.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub struct ModelDeploymentStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// What the served file says about itself.
+    /// What the model's files contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
 
@@ -38,7 +38,7 @@ pub struct ModelDeploymentStatus {
     pub revision: Option<RevisionStatus>,
 }
 
-/// What the served file says about itself.
+/// What the model's files contain.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
@@ -84,7 +84,7 @@ pub struct DownloadStatus {
     /// Bytes so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received_bytes: Option<i64>,
-    /// Size of the file, once the source has said it.
+    /// Size of the file, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_bytes: Option<i64>,
     /// When these numbers were read (RFC 3339).

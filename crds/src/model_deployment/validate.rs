@@ -11,7 +11,7 @@ use crate::{duration, quantity::Amount};
 
 /// The default of `spec.rollout.progressDeadline`.
 pub const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(30 * 60);
-/// Below this no engine could start and answer; above it nobody waits.
+/// Seconds. No engine starts and answers in less; more is taken for a typing error.
 const DEADLINE_RANGE: std::ops::RangeInclusive<u64> = 10..=7 * 24 * 3600;
 /// The default of `spec.engine.custom.verify.timeout`.
 pub const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(120);

@@ -29,18 +29,33 @@ fn refusal(object: &Value) -> String {
 }
 
 #[test]
-fn the_chart_carries_exactly_this_crd() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../charts/windlass-crds/templates/modeldeployments.yaml"
-    );
-    let committed = std::fs::read_to_string(path).expect("the chart's template");
-    assert_eq!(
-        committed,
-        chart_template::<ModelDeployment>().expect("CRD"),
-        "run `make crds`"
-    );
-    assert!(!committed.contains("{{"), "Helm would read it as a template");
+fn the_chart_and_the_reference_are_what_is_generated() {
+    for (path, text) in generated().expect("files") {
+        let file = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+        let committed = std::fs::read_to_string(&file).expect(path);
+        assert!(committed == text, "{path} is not what is generated: run `make crds`");
+        assert!(
+            !path.starts_with("charts/") || !committed.contains("{{"),
+            "Helm would read {path} as a template"
+        );
+    }
+}
+
+#[test]
+fn the_reference_names_every_field_with_its_bounds() {
+    let text = reference::reference::<ModelDeployment>().expect("reference");
+    for line in [
+        "## spec.engine.custom.volumes[]",
+        "## status.revision",
+        "| `source` | string | required; 1 to 1024 characters |",
+        "| `replicas` | integer | 0 to 1000 |",
+        "| `tolerations` | list of object, as in a Pod | at most 32 items |",
+        "| `cpu` | quantity |",
+        "one of Auto, Surge, Recreate |",
+        "- `progressDeadline`: progressDeadline must be a duration",
+    ] {
+        assert!(text.contains(line), "no {line:?} in:\n{text}");
+    }
 }
 
 #[test]
@@ -221,7 +236,7 @@ fn the_rule_and_the_parser_accept_the_same_sources() {
 }
 
 #[test]
-fn contradictions_are_refused_with_the_way_out() {
+fn contradictions_are_refused_with_a_remedy() {
     let custom = json!({"image": "vllm/vllm-openai:v0.23.0"});
     let volume = |extra: Value| {
         let mut volume = json!({"name": "files", "mountPath": "/files", "type": "EmptyDir"});

@@ -48,7 +48,7 @@ impl Leadership {
     }
 }
 
-/// A lease that was asked for.
+/// Competes for the lease.
 pub struct Election {
     client: Client,
     namespace: String,
@@ -62,7 +62,7 @@ pub struct Election {
 type Manager = JoinHandle<kube_lease_manager::Result<LeaseManager>>;
 
 impl Election {
-    /// Begins to ask for the lease.
+    /// Begins to compete for the lease.
     ///
     /// # Errors
     /// When the Lease can be neither read nor created.
@@ -92,7 +92,7 @@ impl Election {
     /// gave it back earlier: then another manager takes its place.
     ///
     /// # Errors
-    /// When the lease cannot be asked for again, or the manager ended by itself: then nobody asks any more.
+    /// When no manager can be started again, or the manager ended by itself: then nothing competes for the lease.
     pub async fn won(&mut self) -> anyhow::Result<Instant> {
         loop {
             tokio::select! {
@@ -184,7 +184,7 @@ enum Seen {
     Ours(Instant),
 }
 
-/// Starts a manager that asks for the lease.
+/// Starts a manager that competes for the lease.
 async fn ask(
     client: Client,
     namespace: &str,

@@ -1,4 +1,4 @@
-//! An API server in memory, for tests: enough of server-side apply to tell a first apply from a forced
+//! An API server in memory, for tests: enough of server-side apply to distinguish a first apply from a forced
 //! one, a repair from a repetition, and to fail at any chosen write. It defaults and schedules nothing.
 use std::{
     collections::BTreeMap,

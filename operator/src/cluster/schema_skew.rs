@@ -33,7 +33,7 @@ pub struct BuiltSchema {
 pub struct SchemaSkew(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
 impl SchemaSkew {
-    /// What is to be said on each object of a kind; `None` while the installed CRD is the one of this build, or
+    /// The message for the status of each object of a kind; `None` while the installed CRD is the one of this build, or
     /// cannot be read (namespaced rights do not include it).
     pub fn message(&self, kind: &str) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(kind).cloned()

@@ -1,5 +1,5 @@
 //! What the kubelet and the controllers warn about a pod that does not start: a volume that cannot be mounted or
-//! attached stands in events and nowhere else. Read on demand, for one pod at a time.
+//! attached is reported in events alone. Read on demand, for one pod at a time.
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
