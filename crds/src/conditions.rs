@@ -86,6 +86,8 @@ reasons! {
     Goal Scheduled;
     /// `spec.suspend` is true: no pods run.
     Goal Suspended;
+    /// The autoscaler of `spec.scaling.mode: External` has set the number of pods to zero.
+    Goal ScaledToZero;
 
     /// Nothing has been observed yet.
     Progress Pending;

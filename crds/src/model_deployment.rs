@@ -44,6 +44,9 @@ use crate::{conditions::condition, schema::Contract};
         .message("the Windlass runtime serves whole repositories (hf://org/repo) with task: Embed and GGUF files with task: Generate; correct model.source or model.task"),
     validation = Rule::new("!(has(self.spec.model.task) && self.spec.model.task == 'Embed' && has(self.spec.engine)) || !(has(self.spec.engine.contextLength) || has(self.spec.engine.maxSequences) || has(self.spec.engine.maxBatchTokens) || has(self.spec.engine.stepTime) || has(self.spec.engine.speculativeTokens) || has(self.spec.engine.kvCache))")
         .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache have no effect with task: Embed; remove them"),
+    validation = Rule::new("!(has(self.spec.scaling) && has(self.spec.scaling.mode) && self.spec.scaling.mode == 'External' && has(self.spec.replicas))")
+        .message("replicas must be left out with scaling.mode: External, where an autoscaler decides it"),
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas.current", label_selector_path = ".status.selector"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicas.summary"),
@@ -98,15 +101,46 @@ pub struct ModelDeploymentSpec {
         .message("podAnnotations must not set windlass.dev/ keys, they belong to Windlass; choose another prefix"))]
     pub pod_annotations: Option<BTreeMap<String, String>>,
 
-    /// Number of pods. Defaults to 1.
+    /// How long a pod may take to end, in seconds: 5 until no new requests arrive, then requests that run may finish until
+    /// 10 before the end. Defaults to 75.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 20, max = 86_400))]
+    pub termination_grace_period_seconds: Option<i32>,
+
+    /// Number of pods. Defaults to 1. `kubectl scale` and a HorizontalPodAutoscaler whose target is the ModelDeployment
+    /// write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1; set spec.suspend to true to stop all pods"))]
     pub replicas: Option<i32>,
 
+    /// Who decides the number of pods. Defaults to `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+
     /// How a change reaches the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+}
+
+/// Who decides the number of pods.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// Defaults to Fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<ScalingMode>,
+}
+
+/// Who decides the number of pods: Fixed for `spec.replicas`, External for an autoscaler whose target is the Deployment
+/// `<name>-model`. Defaults to Fixed.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalingMode {
+    /// `spec.replicas`.
+    Fixed,
+    /// An autoscaler (HorizontalPodAutoscaler, KEDA) whose target is the Deployment `<name>-model`: Windlass starts with one
+    /// pod and does not write the number again, except for `suspend`. An autoscaler may go to zero.
+    External,
 }
 
 /// The name of an object in the same namespace.
@@ -167,7 +201,7 @@ impl Contract for ModelDeployment {
         "/properties/placement/properties/tolerations/items",
         "/properties/placement/properties/affinity",
         "/properties/placement/properties/topologySpreadConstraints/items",
-        "/properties/engine/properties/custom/properties/env/items",
+        "/properties/engine/properties/env/items",
     ];
 }
 

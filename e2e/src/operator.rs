@@ -33,6 +33,8 @@ pub struct Settings {
     pub server_image: String,
     /// Seconds for which an unrenewed lease protects its holder.
     pub lease_seconds: u16,
+    /// Name of the Lease: operators of one release share it.
+    pub lease: String,
     /// More arguments of `run`.
     pub arguments: Vec<String>,
     /// More environment.
@@ -62,6 +64,7 @@ impl Settings {
             hub_url: hub_url.into(),
             server_image: space.env.image("server")?.into(),
             lease_seconds: LEASE_SECONDS,
+            lease: "windlass-operator".into(),
             arguments: Vec::new(),
             environment: Vec::new(),
         })
@@ -78,7 +81,7 @@ impl Operator {
 
     /// Everything but the process, so that faults can be planned before it runs.
     pub async fn prepare(space: &Space, settings: Settings) -> Result<Self> {
-        let user = grant(space, &settings.name).await?;
+        let user = grant(space, &settings).await?;
         let proxy = Proxy::start(space.client.clone(), Some(user.clone())).await?;
         let process: Arc<Mutex<Option<Child>>> = Arc::default();
         let killed = process.clone();
@@ -127,6 +130,7 @@ impl Operator {
                 &self.settings.name,
             ])
             .args(["--lease-duration", &self.settings.lease_seconds.to_string()])
+            .args(["--lease-name", &self.settings.lease])
             .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -169,7 +173,7 @@ impl Operator {
     /// Stops the process and takes its rights away, as `helm uninstall` does.
     pub async fn uninstall(&self, space: &Space) -> Result<()> {
         self.stop().await?;
-        rights(space, &self.settings.name, &["delete", "--wait=true"]).await
+        rights(space, &self.settings, &["delete", "--wait=true"]).await
     }
 
     /// Stops it in its tracks, as a node does that hangs.
@@ -224,13 +228,17 @@ impl Operator {
 }
 
 /// Applies the rights that the chart gives an operator of this namespace; returns the user who has them.
-async fn grant(space: &Space, name: &str) -> Result<String> {
-    rights(space, name, &["apply", "--server-side"]).await?;
-    Ok(format!("system:serviceaccount:{}:{name}-operator", space.namespace))
+async fn grant(space: &Space, settings: &Settings) -> Result<String> {
+    rights(space, settings, &["apply", "--server-side"]).await?;
+    Ok(format!(
+        "system:serviceaccount:{}:{}-operator",
+        space.namespace, settings.name
+    ))
 }
 
 /// Runs kubectl on the rights that the chart gives an operator of this namespace.
-async fn rights(space: &Space, name: &str, verb: &[&str]) -> Result<()> {
+async fn rights(space: &Space, settings: &Settings, verb: &[&str]) -> Result<()> {
+    let name = &settings.name;
     let namespace = &space.namespace;
     let chart = workspace().join("charts/windlass");
     let output = Command::new("helm")
@@ -251,9 +259,10 @@ async fn rights(space: &Space, name: &str, verb: &[&str]) -> Result<()> {
         "helm template: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // Operators of one test share a lease, as replicas of one release do.
-    let lease = format!("resourceNames: [{name}-operator]");
-    let manifest = String::from_utf8_lossy(&output.stdout).replace(&lease, "resourceNames: [windlass-operator]");
+    // The chart names the lease after the release; here operators with different rights share one.
+    let of_release = format!("resourceNames: [{name}-operator]");
+    let shared = format!("resourceNames: [{}]", settings.lease);
+    let manifest = String::from_utf8_lossy(&output.stdout).replace(&of_release, &shared);
     let mut kubectl = Command::new("kubectl")
         .env("KUBECONFIG", &space.env.kubeconfig)
         .args(verb)

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use windlass_crds::quantity::Amount;
+
 use crate::cluster::apply::Fault;
 
 /// Makes the cluster agree with the objects of Windlass.
@@ -54,6 +56,70 @@ pub struct BuildArgs {
     /// Defaults to what the API server's version says; `render` assumes true.
     #[arg(long, env = "WINDLASS_NATIVE_SIDECARS")]
     pub native_sidecars: Option<bool>,
+    /// Leaves users and groups of model pods to the platform, as OpenShift's restricted-v2 demands.
+    #[arg(long, env = "WINDLASS_PLATFORM_USERS")]
+    pub platform_users: bool,
+    /// A Secret with registry credentials for the images of every model pod; it must exist in each namespace with
+    /// models. May be repeated.
+    #[arg(long = "image-pull-secret", env = "WINDLASS_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    pub image_pull_secrets: Vec<String>,
+    /// Architectures that the server's and the registry's images have, as nodes name them (amd64, arm64): pods are
+    /// scheduled to such nodes only. May be repeated. Defaults to any.
+    #[arg(long = "image-architecture", env = "WINDLASS_IMAGE_ARCHITECTURES", value_delimiter = ',')]
+    pub image_architectures: Vec<String>,
+    /// Proxy for fetching models from https:// addresses, without credentials: the address becomes part of each pod.
+    #[arg(long, env = "WINDLASS_HTTPS_PROXY", value_parser = proxy)]
+    pub https_proxy: Option<String>,
+    /// The same for http:// addresses.
+    #[arg(long, env = "WINDLASS_HTTP_PROXY", value_parser = proxy)]
+    pub http_proxy: Option<String>,
+    /// Hosts, domains and CIDR blocks that are fetched from without a proxy, separated by commas.
+    #[arg(long, env = "WINDLASS_NO_PROXY")]
+    pub no_proxy: Option<String>,
+    /// A ConfigMap whose key `ca.crt` holds the certificate authorities (PEM) that sources are checked against, in
+    /// addition to the public ones; it must exist in each namespace with models.
+    #[arg(long, env = "WINDLASS_CA_CONFIG_MAP")]
+    pub ca_config_map: Option<String>,
+    #[command(flatten)]
+    pub defaults: DefaultResources,
+}
+
+/// Resources of models whose spec.resources leaves them out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, ClapArgs)]
+pub struct DefaultResources {
+    /// spec.resources.cpu of models that leave it out.
+    #[arg(long = "default-cpu", env = "WINDLASS_DEFAULT_CPU", value_parser = amount)]
+    pub cpu: Option<Amount>,
+    /// spec.resources.cpuLimit of models that leave it out.
+    #[arg(long = "default-cpu-limit", env = "WINDLASS_DEFAULT_CPU_LIMIT", value_parser = amount)]
+    pub cpu_limit: Option<Amount>,
+    /// spec.resources.memory of models that leave it out.
+    #[arg(long = "default-memory", env = "WINDLASS_DEFAULT_MEMORY", value_parser = amount)]
+    pub memory: Option<Amount>,
+    /// spec.resources.ephemeralStorage of models that leave it out.
+    #[arg(long = "default-ephemeral-storage", env = "WINDLASS_DEFAULT_EPHEMERAL_STORAGE", value_parser = amount)]
+    pub ephemeral_storage: Option<Amount>,
+}
+
+/// A quantity of more than zero.
+fn amount(text: &str) -> Result<Amount, String> {
+    let amount = Amount(text.to_owned());
+    match amount.milli()? {
+        1.. => Ok(amount),
+        _ => Err("must be more than zero".to_owned()),
+    }
+}
+
+/// The address of a proxy. Credentials in it would be readable by everybody who may read pods.
+fn proxy(text: &str) -> Result<String, String> {
+    let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    match rest {
+        None | Some("") => Err("use http://host:port".to_owned()),
+        Some(rest) if rest.contains('@') => {
+            Err("must not contain credentials: the address becomes part of each pod".to_owned())
+        }
+        Some(_) => Ok(text.to_owned()),
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -64,10 +130,10 @@ pub struct RunArgs {
     #[arg(long = "namespace", env = "WINDLASS_NAMESPACE", value_delimiter = ',')]
     pub namespaces: Vec<String>,
     /// Where Prometheus finds `/metrics`.
-    #[arg(long, env = "WINDLASS_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "WINDLASS_METRICS_LISTEN", default_value = "[::]:8080")]
     pub metrics_listen: SocketAddr,
     /// Where the kubelet finds `/healthz` and `/readyz`.
-    #[arg(long, env = "WINDLASS_HEALTH_LISTEN", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "WINDLASS_HEALTH_LISTEN", default_value = "[::]:8081")]
     pub health_listen: SocketAddr,
     /// Name of the Lease that elects the leader; it lies in the operator's namespace.
     #[arg(long, env = "WINDLASS_LEASE_NAME", default_value = "windlass-operator")]
@@ -110,6 +176,14 @@ pub struct Settings {
     pub operator_namespace: Option<String>,
     pub client_namespaces: Vec<String>,
     pub native_sidecars: bool,
+    pub platform_users: bool,
+    pub image_pull_secrets: Vec<String>,
+    pub image_architectures: Vec<String>,
+    pub https_proxy: Option<String>,
+    pub http_proxy: Option<String>,
+    pub no_proxy: Option<String>,
+    pub ca_config_map: Option<String>,
+    pub defaults: DefaultResources,
 }
 
 impl From<BuildArgs> for Settings {
@@ -124,7 +198,16 @@ impl From<BuildArgs> for Settings {
             operator_namespace,
             client_namespaces,
             native_sidecars,
+            platform_users,
+            image_pull_secrets,
+            image_architectures,
+            https_proxy,
+            http_proxy,
+            no_proxy,
+            ca_config_map,
+            defaults,
         } = args;
+        let non_empty = |list: Vec<String>| list.into_iter().filter(|name| !name.is_empty()).collect();
         Self {
             server_image,
             registry_image,
@@ -133,8 +216,16 @@ impl From<BuildArgs> for Settings {
             product_label,
             memory_label,
             operator_namespace,
-            client_namespaces: client_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+            client_namespaces: non_empty(client_namespaces),
             native_sidecars: native_sidecars.unwrap_or(true),
+            platform_users,
+            image_pull_secrets: non_empty(image_pull_secrets),
+            image_architectures: non_empty(image_architectures),
+            https_proxy,
+            http_proxy,
+            no_proxy,
+            ca_config_map,
+            defaults,
         }
     }
 }
@@ -170,6 +261,17 @@ mod tests {
     fn the_flags_are_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn amounts_and_proxies_are_checked_when_the_operator_starts() {
+        assert_eq!(amount("2Gi").map(|amount| amount.units()), Ok(Ok(2 << 30)));
+        assert!(amount("0").is_err() && amount("much").is_err());
+        assert!(proxy("http://proxy.example:3128").is_ok());
+        for refused in ["proxy.example:3128", "http://", "http://user:password@proxy.example"] {
+            let message = proxy(refused).expect_err("refused");
+            assert!(!message.contains("password"), "{message}");
+        }
     }
 
     #[test]

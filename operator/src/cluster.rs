@@ -2,6 +2,7 @@
 //! Nothing here knows a kind.
 pub mod apply;
 pub mod cache;
+pub mod claim;
 pub mod cover;
 pub mod leader;
 #[cfg(test)]

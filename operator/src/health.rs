@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
 
@@ -27,6 +27,11 @@ impl Readiness {
     /// The cluster was read.
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// It may not work, until `set`.
+    pub fn unset(&self) {
+        self.0.store(false, Ordering::Release);
     }
 
     fn status(&self) -> StatusCode {
@@ -69,7 +74,7 @@ pub async fn serve_metrics(address: SocketAddr, metrics: Metrics) -> std::io::Re
 }
 
 async fn serve(address: SocketAddr, router: Router) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = windlass_listen::bind(address)?;
     Ok(tokio::spawn(async move { axum::serve(listener, router).await }))
 }
 

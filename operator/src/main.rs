@@ -27,6 +27,7 @@ use crate::{
     cluster::{
         apply::Writer,
         cache::Cache,
+        claim::{self, Claim},
         leader::{Election, Leadership},
         progress::Progress,
         schema_skew::{self, SchemaSkew},
@@ -101,21 +102,22 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         tokio::spawn(following);
     }
 
-    let mut election = Election::begin(client.clone(), &home, &lease_name, &identity, lease_duration)
-        .await
-        .context("cannot use the Lease")?;
-    readiness.set();
-    tracing::info!(identity, lease_name, namespace = home, "waiting for the lease");
+    let scope = Scope::from_flags(namespaces);
+    let begin = async || {
+        let election = Election::begin(client.clone(), &home, &lease_name, &identity, lease_duration).await;
+        tracing::info!(identity, lease_name, namespace = home, "waiting for the lease");
+        election.context("cannot use the Lease")
+    };
+    let claim = Claim::new(client.clone(), &home, &lease_name, scope.clone());
     let leadership = Leadership::default();
-    tokio::select! {
-        until = election.won() => leadership.extend(until.context("cannot use the Lease")?),
+    let mut election = tokio::select! {
+        election = lead(begin, &claim, &identity, &readiness, &leadership) => election?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-    }
+    };
     metrics.set_leader(true);
     tracing::info!(identity, "leading");
 
-    let scope = Scope::from_flags(namespaces);
     let (triggers, queues) = watch::queues(&REGISTERED, &scope);
     let pace = Pace::default();
     let context = Arc::new(Context {
@@ -162,6 +164,51 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     election.release().await;
     Ok(())
+}
+
+/// Waits until this process leads its release, and no other release serves one of its namespaces.
+async fn lead(
+    begin: impl AsyncFn() -> anyhow::Result<Election>,
+    claim: &Claim,
+    identity: &str,
+    readiness: &Readiness,
+    leadership: &Leadership,
+) -> anyhow::Result<Election> {
+    loop {
+        if !is_contended(claim, readiness).await {
+            let mut election = begin().await?;
+            readiness.set();
+            let until = election.won().await.context("cannot use the Lease")?;
+            if let Err(error) = claim.write().await {
+                tracing::warn!(%error, "cannot write into the Lease which namespaces are served");
+            }
+            if !is_contended(claim, readiness).await {
+                leadership.extend(until);
+                return Ok(election);
+            }
+            election.release().await;
+        }
+        tokio::time::sleep(claim::pause(identity)).await;
+    }
+}
+
+/// Whether another release serves one of our namespaces. Without the right to know it, this release leads.
+async fn is_contended(claim: &Claim, readiness: &Readiness) -> bool {
+    match claim.contender().await {
+        Ok(None) => false,
+        Ok(Some(other)) => {
+            // Whoever installs the second release sees that it does not become available, and here why.
+            readiness.unset();
+            tracing::error!(
+                "not leading: {other}. Give one of the two releases other namespaces (watchNamespaces), or uninstall one."
+            );
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot list Leases to see whether another release serves the same namespaces");
+            false
+        }
+    }
 }
 
 /// A client without the library's own retries: they would repeat a write for minutes, out of sight of

@@ -113,7 +113,7 @@ impl Kind for ModelDeployments {
             pin_key: valid.pin_key.clone(),
             needs: valid.needs(),
             deadline: valid.progress_deadline,
-            suspended: valid.suspended,
+            suspended: is_idle(valid, observed),
             strategy: valid.strategy,
         };
         let evidence = evidence(valid, observed);
@@ -147,6 +147,12 @@ impl Kind for ModelDeployments {
         let of_wanted = observed.pods.iter().filter(|pod| pod::runs(pod, valid.revision()));
         of_wanted.map(AsRef::as_ref).find(|pod| pod::is_stuck(pod, now))
     }
+}
+
+/// Whether no pods shall run: nothing can be verified then.
+fn is_idle(valid: &ValidatedModelDeployment, observed: &Observed) -> bool {
+    let deployment: Option<Deployment> = observed.get(&valid.owner.child());
+    report::desired(valid, deployment.as_ref()) == 0
 }
 
 /// What the pods of the desired revision show about it.

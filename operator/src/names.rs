@@ -27,6 +27,8 @@ pub const ANNOTATION_DEADLINE: &str = "windlass.dev/progress-deadline";
 /// On the desired revision: why its pods replace others without surge.
 pub const ANNOTATION_NO_SURGE: &str = "windlass.dev/no-surge";
 
+/// Where the init container finds the certificate authorities of the operator's `--ca-config-map`.
+pub const CA_DIR: &str = "/etc/windlass/ca";
 /// Owns everything that Windlass writes but the number of replicas.
 pub const MANAGER: &str = "windlass";
 /// Owns the number of replicas.

@@ -18,7 +18,11 @@ use crate::quantity::Amount;
     validation = Rule::new("!has(self.custom) || !(has(self.contextLength) || has(self.maxSequences) || has(self.maxBatchTokens) || has(self.stepTime) || has(self.speculativeTokens) || has(self.kvCache))")
         .message("contextLength, maxSequences, maxBatchTokens, stepTime, speculativeTokens and kvCache belong to the Windlass runtime; give a Custom runtime its own flags in custom.args"),
     validation = Rule::new("!has(self.maxBatchTokens) || self.maxBatchTokens >= (has(self.maxSequences) ? self.maxSequences : 32)")
-        .message("maxBatchTokens must be at least maxSequences (32 if it is not set), so that every running request moves in every step")
+        .message("maxBatchTokens must be at least maxSequences (32 if it is not set), so that every running request moves in every step"),
+    validation = Rule::new("!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))")
+        .message("each of engine.volumes needs a mountPath of its own"),
+    validation = Rule::new("!has(self.env) || self.env.all(e, !e.name.startsWith('WINDLASS_'))")
+        .message("engine.env must not set WINDLASS_ variables, they belong to Windlass")
 )]
 pub struct Engine {
     /// The program. Defaults to Windlass.
@@ -66,6 +70,62 @@ pub struct Engine {
     /// How the KV cache is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<KvCache>,
+
+    /// Environment of the program, whichever the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub env: Option<Vec<EnvVar>>,
+
+    /// More files for the program, whichever the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub volumes: Option<Vec<EngineVolume>>,
+
+    /// User and root filesystem of the program's container. Defaults to the restricted Pod Security profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<EngineSecurity>,
+
+    /// How often the kubelet asks whether the program started, lives and is ready, and how many failures it tolerates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
+}
+
+/// How often the kubelet probes the program. What is asked is fixed: `custom.probePath`, or the health of the Windlass
+/// engine.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Probes {
+    /// Until the program has started. Defaults to every 5 seconds, 1440 times: 2 hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<ProbeTiming>,
+    /// While it runs; after too many failures its container is restarted. Defaults to every 10 seconds, 3 times with the
+    /// Windlass runtime and 6 times with a Custom one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<ProbeTiming>,
+    /// While it runs; after too many failures it gets no requests. Defaults to every 2 seconds with the Windlass runtime
+    /// and every 5 seconds with a Custom one, 2 times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ProbeTiming>,
+}
+
+/// How often a probe is sent, and how many failures it tolerates.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeTiming {
+    /// Seconds between two probes. Defaults to what the probe's own description says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 300))]
+    pub period_seconds: Option<i32>,
+    /// Seconds after which a probe without an answer has failed. Defaults to 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 60))]
+    pub timeout_seconds: Option<i32>,
+    /// Failures in a row that count. Defaults to what the probe's own description says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub failure_threshold: Option<i32>,
 }
 
 /// How the KV cache is stored.
@@ -100,12 +160,6 @@ pub enum Runtime {
 /// The container of a Custom runtime.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))")
-        .message("each of custom.volumes needs a mountPath of its own"),
-    validation = Rule::new("!has(self.env) || self.env.all(e, !e.name.startsWith('WINDLASS_'))")
-        .message("custom.env must not set WINDLASS_ variables, they belong to Windlass")
-)]
 pub struct Custom {
     /// The container image.
     #[schemars(length(min = 1, max = 512))]
@@ -121,12 +175,6 @@ pub struct Custom {
     #[schemars(length(max = 128), inner(length(max = 4096)))]
     pub args: Option<Vec<String>>,
 
-    /// Environment of the program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    pub env: Option<Vec<EnvVar>>,
-
     /// The port on which the program serves HTTP. Defaults to 8000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
@@ -139,19 +187,9 @@ pub struct Custom {
     #[x_kube(validation = Rule::new("self.matches('^/[!-~]*$')").message("probePath must be a path that begins with /, for example /health"))]
     pub probe_path: Option<String>,
 
-    /// More files for the program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    pub volumes: Option<Vec<CustomVolume>>,
-
     /// Size of the shared memory at /dev/shm. Defaults to the container runtime's own size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_size: Option<Amount>,
-
-    /// What the program needs beyond the restricted Pod Security profile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub security_context: Option<CustomSecurity>,
 
     /// The request that the program must answer before its pod is ready. Defaults to the request of the model's task:
     /// a completion of one token, or an embedding.
@@ -239,12 +277,12 @@ pub struct VerifyRequest {
     validation = Rule::new("(self.type == 'ConfigMap') == has(self.configMap) && (self.type == 'Secret') == has(self.secret) && (self.type == 'PersistentVolumeClaim') == has(self.persistentVolumeClaim) && (self.type == 'EmptyDir' || !has(self.emptyDir))")
         .message("a volume has exactly the member that its type names: configMap, secret or persistentVolumeClaim (emptyDir may be left out)")
 )]
-pub struct CustomVolume {
+pub struct EngineVolume {
     /// Name of the volume.
     #[schemars(length(min = 1, max = 40))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("a volume's name must be a DNS label, for example adapters"),
-        validation = Rule::new("!(self in ['models', 'tmp', 'shm'])").message("the volume names models, tmp and shm belong to Windlass; choose another")
+        validation = Rule::new("!(self in ['models', 'tmp', 'shm', 'ca'])").message("the volume names models, tmp, shm and ca belong to Windlass; choose another")
     )]
     pub name: String,
 
@@ -275,7 +313,7 @@ pub struct CustomVolume {
     pub persistent_volume_claim: Option<ClaimReference>,
 }
 
-/// The kinds of volume that a Custom runtime may have; none of them reaches the node's own files.
+/// The kinds of volume that a runtime may have; none of them reaches the node's own files.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VolumeKind {
     /// An empty directory that lives as long as the pod.
@@ -309,11 +347,11 @@ pub struct ClaimReference {
     pub read_only: Option<bool>,
 }
 
-/// What a Custom runtime needs beyond the restricted profile: a user (0 is root) and a writable image.
+/// User (0 is root) and root filesystem of the program's container.
 /// Capabilities stay dropped and privilege escalation stays off.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct CustomSecurity {
+pub struct EngineSecurity {
     /// Numeric user of the program; 0 is root. Defaults to 65532.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]

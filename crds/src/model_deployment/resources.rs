@@ -16,9 +16,19 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Amount>,
 
+    /// CPU limit of each container of the pod, for clusters that demand one; an engine that is throttled answers late.
+    /// Defaults to no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<Amount>,
+
     /// Memory request of the engine, and at the same time its limit. Defaults to neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Amount>,
+
+    /// Space on the node's disk for the model: an ephemeral-storage request of the pod, and the size limit of the volume
+    /// that the model is fetched into. It must exceed the model's size. Defaults to neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral_storage: Option<Amount>,
 }
 
 /// Accelerators of each pod.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     ModelDeploymentSpec,
-    engine::{Custom, VolumeKind},
+    engine::{Custom, Engine, VolumeKind},
     source::Source,
 };
 use crate::{duration, quantity::Amount};
@@ -33,7 +33,20 @@ pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
     }
     if let Some(resources) = &spec.resources {
         positive(&mut problems, "spec.resources.cpu", resources.cpu.as_ref());
+        positive(&mut problems, "spec.resources.cpuLimit", resources.cpu_limit.as_ref());
         positive(&mut problems, "spec.resources.memory", resources.memory.as_ref());
+        positive(
+            &mut problems,
+            "spec.resources.ephemeralStorage",
+            resources.ephemeral_storage.as_ref(),
+        );
+        if let (Some(Ok(request)), Some(Ok(limit))) = (
+            resources.cpu.as_ref().map(Amount::milli),
+            resources.cpu_limit.as_ref().map(Amount::milli),
+        ) && request > limit
+        {
+            problems.push("spec.resources.cpuLimit: must not be less than spec.resources.cpu".to_owned());
+        }
         if let Some(accelerator) = &resources.accelerator {
             positive(
                 &mut problems,
@@ -42,8 +55,8 @@ pub fn problems(spec: &ModelDeploymentSpec) -> Vec<String> {
             );
         }
     }
-    if let Some(custom) = spec.engine.as_ref().and_then(|engine| engine.custom.as_ref()) {
-        custom_problems(&mut problems, custom);
+    if let Some(engine) = &spec.engine {
+        engine_problems(&mut problems, engine);
     }
     for (field, map) in [
         ("spec.podLabels", spec.pod_labels.as_ref()),
@@ -129,13 +142,15 @@ fn positive(problems: &mut Vec<String>, field: &str, amount: Option<&Amount>) {
     }
 }
 
-fn custom_problems(problems: &mut Vec<String>, custom: &Custom) {
-    const FIELD: &str = "spec.engine.custom";
-    positive(problems, &format!("{FIELD}.shmSize"), custom.shm_size.as_ref());
-    if let Err(message) = verify_timeout(custom) {
-        problems.push(format!("{FIELD}.verify.timeout: {message}"));
+fn engine_problems(problems: &mut Vec<String>, engine: &Engine) {
+    const FIELD: &str = "spec.engine";
+    if let Some(custom) = &engine.custom {
+        positive(problems, &format!("{FIELD}.custom.shmSize"), custom.shm_size.as_ref());
+        if let Err(message) = verify_timeout(custom) {
+            problems.push(format!("{FIELD}.custom.verify.timeout: {message}"));
+        }
     }
-    for (index, volume) in custom.volumes.iter().flatten().enumerate() {
+    for (index, volume) in engine.volumes.iter().flatten().enumerate() {
         if volume.kind == VolumeKind::EmptyDir {
             let limit = volume
                 .empty_dir
@@ -144,7 +159,7 @@ fn custom_problems(problems: &mut Vec<String>, custom: &Custom) {
             positive(problems, &format!("{FIELD}.volumes[{index}].emptyDir.sizeLimit"), limit);
         }
     }
-    for variable in custom.env.iter().flatten() {
+    for variable in engine.env.iter().flatten() {
         if variable.value.is_some() && variable.value_from.is_some() {
             problems.push(format!(
                 "{FIELD}.env: {} has both value and valueFrom; keep one",
@@ -245,9 +260,17 @@ mod tests {
                 "spec.engine.custom.shmSize:",
             ),
             (
-                json!({"engine": {"runtime": "Custom", "custom": {"image": "x", "env": [{"name": "A", "value": "1",
-                    "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}}}),
-                "spec.engine.custom.env:",
+                json!({"engine": {"env": [{"name": "A", "value": "1",
+                    "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}}),
+                "spec.engine.env:",
+            ),
+            (
+                json!({"resources": {"ephemeralStorage": "0"}}),
+                "spec.resources.ephemeralStorage:",
+            ),
+            (
+                json!({"resources": {"cpu": "2", "cpuLimit": "1500m"}}),
+                "spec.resources.cpuLimit:",
             ),
             (json!({"engine": {"stepTime": "40m"}}), "spec.engine.stepTime:"),
             (

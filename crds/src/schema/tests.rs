@@ -45,7 +45,7 @@ fn the_chart_and_the_reference_are_what_is_generated() {
 fn the_reference_names_every_field_with_its_bounds() {
     let text = reference::reference::<ModelDeployment>().expect("reference");
     for line in [
-        "## spec.engine.custom.volumes[]",
+        "## spec.engine.volumes[]",
         "## status.revision",
         "| `source` | string | required; 1 to 1024 characters |",
         "| `replicas` | integer | 0 to 1000 |",
@@ -88,9 +88,9 @@ fn no_reference_can_leave_the_namespace() {
     for pointer in [
         "/properties/spec/properties/model/properties/credentialsSecretRef",
         "/properties/spec/properties/imagePullSecrets/items",
-        "/properties/spec/properties/engine/properties/custom/properties/volumes/items/properties/secret",
-        "/properties/spec/properties/engine/properties/custom/properties/volumes/items/properties/configMap",
-        "/properties/spec/properties/engine/properties/custom/properties/volumes/items/properties/persistentVolumeClaim",
+        "/properties/spec/properties/engine/properties/volumes/items/properties/secret",
+        "/properties/spec/properties/engine/properties/volumes/items/properties/configMap",
+        "/properties/spec/properties/engine/properties/volumes/items/properties/persistentVolumeClaim",
     ] {
         let reference = schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is gone"));
         assert!(
@@ -120,11 +120,15 @@ fn the_status_tolerates_what_a_newer_operator_writes() {
 }
 
 #[test]
-fn there_is_no_scale_subresource_through_which_an_autoscaler_would_write_the_spec() {
+fn kubectl_scale_writes_the_number_of_replicas_and_an_autoscaler_finds_the_pods() {
     let crd = crd::<ModelDeployment>().expect("CRD");
     let subresources = &crd["spec"]["versions"][0]["subresources"];
     assert!(subresources.get("status").is_some());
-    assert!(subresources.get("scale").is_none());
+    assert_eq!(
+        subresources["scale"],
+        json!({"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas.current",
+            "labelSelectorPath": ".status.selector"})
+    );
 }
 
 #[test]
@@ -244,9 +248,7 @@ fn contradictions_are_refused_with_a_remedy() {
             .as_object_mut()
             .expect("object")
             .extend(extra.as_object().expect("object").clone());
-        let mut custom = custom.clone();
-        custom["volumes"] = json!([volume]);
-        json!({"runtime": "Custom", "custom": custom})
+        json!({"volumes": [volume]})
     };
     let with_custom = |key: &str, value: Value| {
         let mut custom = custom.clone();
@@ -260,6 +262,11 @@ fn contradictions_are_refused_with_a_remedy() {
     };
     let cases = [
         ("/spec/replicas", json!(0), "suspend"),
+        (
+            "/spec",
+            json!({"model": {"source": "hf://org/repo/model.gguf"}, "replicas": 2, "scaling": {"mode": "External"}}),
+            "replicas must be left out",
+        ),
         ("/spec/engine", json!({"runtime": "Custom"}), "set both or neither"),
         ("/spec/engine", json!({"custom": custom}), "set both or neither"),
         (
@@ -282,7 +289,7 @@ fn contradictions_are_refused_with_a_remedy() {
         ),
         (
             "/spec/engine",
-            with_custom("env", json!([{"name": "WINDLASS_X", "value": "1"}])),
+            json!({"env": [{"name": "WINDLASS_X", "value": "1"}]}),
             "belong to Windlass",
         ),
         (
@@ -361,9 +368,11 @@ fn a_custom_runtime_takes_no_field_of_the_windlass_runtime() {
         .pointer("/properties/spec/properties/engine/properties")
         .and_then(Value::as_object)
         .expect("the engine's fields");
+    // What both runtimes have.
+    let shared = ["runtime", "custom", "env", "volumes", "securityContext", "probes"];
     let fields: Vec<&String> = engine
         .keys()
-        .filter(|name| !["runtime", "custom"].contains(&name.as_str()))
+        .filter(|name| !shared.contains(&name.as_str()))
         .collect();
     assert!(fields.len() >= 6, "{fields:?}");
     for field in fields {

@@ -1,5 +1,5 @@
 -- How Argo CD reads a ModelDeployment. It follows kstatus, the rule Flux and kubectl-based tools use, so that
--- all of them say the same; only suspension, which kstatus does not know, is told apart.
+-- all of them say the same; only suspension and zero pods on purpose, which kstatus does not know, are reported as Suspended.
 -- Argo CD runs this without Lua's string library; keep to the base language.
 local health = {status = "Progressing", message = "Waiting for the operator"}
 local status = obj.status
@@ -19,7 +19,7 @@ local function is_true(condition)
 end
 
 local ready = conditions.Ready
-if obj.spec.suspend == true then
+if obj.spec.suspend == true or (ready ~= nil and ready.reason == "ScaledToZero") then
   health.status = "Suspended"
   health.message = ready ~= nil and ready.message or "spec.suspend is set"
 elseif is_true(conditions.Stalled) then

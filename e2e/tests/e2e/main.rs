@@ -9,6 +9,7 @@ mod placement;
 mod quiet;
 mod refusals;
 mod rollout;
+mod scaling;
 mod scarce;
 mod scope;
 mod serve;

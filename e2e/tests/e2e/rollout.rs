@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{LogParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{interval, timeout};
@@ -78,6 +78,67 @@ async fn edits_without_pre_stop(space: &Space) -> Result<()> {
         }
     }
     anyhow::bail!("no request was lost: this traffic would not show a missing preStop")
+}
+
+#[test]
+fn a_drained_node_loses_its_pods_one_at_a_time_and_no_request_of_a_model_with_three_replicas() {
+    test("drain", Needs::OwnAlone, async |space| {
+        let (_hub, _operator) = hub_and_operator(space).await?;
+        space
+            .apply(&tiny("one", json!({"placement": prefers_n2()}))?)
+            .await?;
+        let apart = json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}]);
+        space
+            .apply(&tiny(
+                "chat",
+                json!({"replicas": 3, "placement": {"topologySpreadConstraints": apart}}),
+            )?)
+            .await?;
+        for name in ["one", "chat"] {
+            settled(space, name).await?;
+        }
+        let outcome = drain(space).await;
+        space.kubectl(&["uncordon", "n2"]).await?;
+        let report = outcome?;
+        ensure!(report.failed() == 0, "requests were lost: {report:#?}");
+        ensure!(report.fresh.completed > 0, "there was no traffic: {report:#?}");
+        Ok(())
+    });
+}
+
+/// Empties the node n2 while traffic runs, and waits until everything serves elsewhere.
+async fn drain(space: &Space) -> Result<Report> {
+    let inside = space.inside().await?;
+    let models = space.api::<ModelDeployment>();
+    let mut order = order(&models.get("chat").await?)?;
+    order.streams = 0;
+    let traffic = Traffic::start(space, &inside, &order).await?;
+    let selector = "--pod-selector=windlass.dev/model-deployment";
+    space
+        .kubectl(&["drain", "n2", "--delete-emptydir-data", selector, "--timeout=240s"])
+        .await?;
+    for name in ["one", "chat"] {
+        settled(space, name).await?;
+    }
+    let left = space.api::<Pod>().list(&ListParams::default().labels("windlass.dev/model-deployment")).await?;
+    for pod in left {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        ensure!(node != Some("n2"), "{} is still on n2", pod.name_any());
+    }
+    traffic.stop(READY).await
+}
+
+async fn settled(space: &Space, name: &str) -> Result<()> {
+    let settled = |object: &ModelDeployment| {
+        windlass_e2e::model::is_ready(object) && is_because(object, "Reconciling", "False", "Settled")
+    };
+    until_is(&space.api(), name, "a model at rest", READY, settled).await.map(drop)
+}
+
+fn prefers_n2() -> Value {
+    let n2 = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}]});
+    let preferred = json!([{"weight": 100, "preference": n2}]);
+    json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}})
 }
 
 /// Edits the spec while traffic runs, sees both pods serve, and holds streams open on the old one while it drains.

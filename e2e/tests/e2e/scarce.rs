@@ -74,15 +74,9 @@ fn a_volume_that_cannot_be_mounted_is_named_within_half_a_minute_and_waited_for(
     test("mount", Needs::Own, async |space| {
         let (_hub, _operator) = hub_and_operator(space).await?;
         let files = json!([{"name": "files", "mountPath": "/files", "type": "Secret", "secret": {"name": "files"}}]);
-        let custom = json!({"image": space.env.image("server")?, "port": 9000, "probePath": "/health/ready",
-            "volumes": files, "args": ["--model=$(WINDLASS_MODEL_PATH)", "--served-name=$(WINDLASS_SERVED_NAME)",
-                "--listen=0.0.0.0:9000"]});
         let applied = Instant::now();
         space
-            .apply(&tiny(
-                "chat",
-                json!({"engine": {"runtime": "Custom", "custom": custom}}),
-            )?)
+            .apply(&tiny("chat", json!({"engine": {"volumes": files}}))?)
             .await?;
         let named = |object: &ModelDeployment| is_because(object, "ResolvedRefs", "False", "ReferenceNotFound");
         let object = until_is(&space.api(), "chat", "the missing Secret to be named", SHOWN, named).await?;

@@ -62,6 +62,31 @@ fn an_operator_of_one_namespace_does_not_touch_another() {
 }
 
 #[test]
+fn a_second_release_for_the_same_namespace_does_not_lead_until_the_first_one_is_gone() {
+    test("two-releases", Needs::Own, async |space| {
+        let first = operator(space).await?;
+        first.await_log("\"leading\"", SETTLED).await?;
+        let mut settings = Settings::new(space, "http://127.0.0.1:9")?;
+        settings.name = "second".into();
+        settings.lease = "other-operator".into();
+        let second = Operator::start(space, settings).await?;
+        let says = format!(
+            "not leading: the release with the Lease {0}/windlass-operator serves the namespaces {0}",
+            space.namespace
+        );
+        second.await_log(&says, SETTLED).await?;
+        space.apply(&suspended("chat")?).await?;
+        until_is(&space.api(), "chat", "the first to settle it", SETTLED, is_settled).await?;
+        ensure!(
+            second.proxy.writes().is_empty() && !second.log()?.contains("\"leading\""),
+            "the second release worked on the object of the first"
+        );
+        first.stop().await?;
+        second.await_log("\"leading\"", SETTLED).await
+    });
+}
+
+#[test]
 fn fifty_objects_that_are_applied_together_all_settle() {
     test("fifty", Needs::Own, async |space| {
         let operator = operator(space).await?;

@@ -24,7 +24,12 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{cover, leader::Leadership};
-use crate::{fingerprint, kind::children::ChildKind, metrics::Metrics, names};
+use crate::{
+    fingerprint,
+    kind::children::{ChildKind, DEFAULT_REPLICAS, Replicas},
+    metrics::Metrics,
+    names,
+};
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +92,6 @@ impl FromStr for Fault {
     }
 }
 
-/// What Kubernetes makes of a workload without a number of replicas.
-const DEFAULT_REPLICAS: i32 = 1;
-
 /// Which object, across kinds.
 type Key = (String, String, String);
 
@@ -138,7 +140,7 @@ impl Writer {
         &self,
         kind: &ChildKind,
         mut intent: Value,
-        replicas: Option<i32>,
+        replicas: Option<Replicas>,
         live: Option<&Value>,
     ) -> Result<Value, Error> {
         let target = Target::of(kind.resource(), &intent);
@@ -160,8 +162,8 @@ impl Writer {
         match (live, replicas) {
             (Some(live), _) => body["metadata"]["uid"] = live["metadata"]["uid"].clone(),
             // Kubernetes' own default is never removed, so that it needs no owner.
-            (None, Some(DEFAULT_REPLICAS) | None) => {}
-            (None, Some(replicas)) => body["spec"]["replicas"] = json!(replicas),
+            (None, Some(Replicas::Exactly(DEFAULT_REPLICAS) | Replicas::External) | None) => {}
+            (None, Some(Replicas::Exactly(number))) => body["spec"]["replicas"] = json!(number),
         }
         let mut params = PatchParams::apply(names::MANAGER);
         params.force = live.is_some();
@@ -188,7 +190,7 @@ impl Writer {
     ///
     /// # Errors
     /// `Api`.
-    pub async fn scale(&self, kind: &ChildKind, live: Value, replicas: i32) -> Result<Value, Error> {
+    pub async fn scale(&self, kind: &ChildKind, live: Value, replicas: Replicas) -> Result<Value, Error> {
         let target = Target::of(kind.resource(), &live);
         let params = PatchParams::apply(names::MANAGER_SCALE).force();
         let uid = live["metadata"]["uid"].clone();
@@ -201,7 +203,12 @@ impl Writer {
                 .flatten()
                 .any(|entry| entry["manager"] == names::MANAGER_SCALE);
             let set = current["spec"]["replicas"].as_i64().unwrap_or(DEFAULT_REPLICAS.into());
-            let is_settled = set == i64::from(replicas) && (is_ours || replicas == DEFAULT_REPLICAS);
+            let number = match replicas {
+                Replicas::Exactly(number) => number,
+                Replicas::External if is_ours && set == 0 => DEFAULT_REPLICAS,
+                Replicas::External => return Ok(current),
+            };
+            let is_settled = set == i64::from(number) && (is_ours || number == DEFAULT_REPLICAS);
             if is_settled || is_terminating(&current) {
                 return Ok(current);
             }
@@ -214,7 +221,7 @@ impl Writer {
                     "uid": uid,
                     "resourceVersion": current["metadata"]["resourceVersion"],
                 },
-                "spec": {"replicas": replicas},
+                "spec": {"replicas": number},
             });
             let patched = self.write("scale", &target, async {
                 target

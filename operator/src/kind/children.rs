@@ -47,14 +47,26 @@ impl ChildKind {
 /// Kind and name of a child, within the namespace of its owner.
 pub type Key = (String, String);
 
+/// Who decides the number of a workload's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replicas {
+    /// Windlass, and it is this many.
+    Exactly(i32),
+    /// Somebody else's autoscaler. Windlass only undoes a zero that it set itself, from which autoscalers do not return.
+    External,
+}
+
+/// What Kubernetes makes of a workload without a number of replicas.
+pub const DEFAULT_REPLICAS: i32 = 1;
+
 /// A child that shall exist.
 #[derive(Debug, Clone)]
 pub struct Intent {
     pub kind: ChildKind,
     /// What is applied: everything that Windlass sets, and nothing else.
     pub body: Value,
-    /// Number of pods of a workload; `None` leaves it to somebody else, or has no meaning.
-    pub replicas: Option<i32>,
+    /// Number of pods of a workload; `None` for children that have none.
+    pub replicas: Option<Replicas>,
     /// Whether what comes after it must wait until it is applied.
     pub is_prerequisite: bool,
 }

@@ -17,7 +17,7 @@ use windlass_crds::conditions::Reason;
 
 use super::{
     Kind, Look, Problems, Situation, Status, Watched, children,
-    children::{Applied, Observed},
+    children::{Applied, Observed, Replicas},
     conditions,
     owner::Owner,
 };
@@ -266,8 +266,8 @@ pub fn render<K: Kind>(mut value: Value, settings: &Settings) -> anyhow::Result<
         if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
             annotations.remove(names::ANNOTATION_STARTED);
         }
-        if let Some(replicas) = intent.replicas {
-            body["spec"]["replicas"] = json!(replicas);
+        if let Some(Replicas::Exactly(number)) = intent.replicas {
+            body["spec"]["replicas"] = json!(number);
         }
         body
     };

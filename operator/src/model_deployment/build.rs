@@ -16,6 +16,7 @@ pub mod deployment;
 pub mod network_policy;
 pub mod pod_disruption_budget;
 pub mod pod_template;
+mod resources;
 pub mod service;
 pub mod service_account;
 

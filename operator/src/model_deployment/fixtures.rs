@@ -11,6 +11,7 @@ use super::{
     validate::{ValidatedModelDeployment, validate},
 };
 use crate::{
+    args::DefaultResources,
     context::Settings,
     kind::{
         owner::Owner,
@@ -32,6 +33,14 @@ pub fn settings() -> Settings {
         operator_namespace: Some("windlass-system".into()),
         client_namespaces: vec![],
         native_sidecars: true,
+        platform_users: false,
+        image_pull_secrets: vec![],
+        image_architectures: vec![],
+        https_proxy: None,
+        http_proxy: None,
+        no_proxy: None,
+        ca_config_map: None,
+        defaults: DefaultResources::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use windlass_crds::{
 use super::{LABEL, ModelDeployments, build, pins, pod, validate::ValidatedModelDeployment};
 use crate::kind::{
     Look, Report, Situation as OfKind,
-    children::{Applied, Observed},
+    children::{Applied, DEFAULT_REPLICAS, Observed, Replicas},
 };
 
 mod judge;
@@ -37,6 +37,7 @@ pub fn report(situation: &Situation) -> Report<ModelDeploymentStatus> {
     let conditions = judge::judge(situation);
     let ready = observed.pods.iter().filter(|pod| pod::is_ready(pod)).count();
     let current = observed.pods.iter().filter(|pod| pod::is_active(pod)).count();
+    let desired = desired(valid, deployment(valid, situation.applied).as_ref());
     let look = look(
         situation,
         conditions
@@ -46,9 +47,9 @@ pub fn report(situation: &Situation) -> Report<ModelDeploymentStatus> {
     let status = ModelDeploymentStatus {
         model: model(situation),
         replicas: Some(ReplicaStatus {
-            summary: Some(format!("{ready}/{}", valid.replicas)),
+            summary: Some(format!("{ready}/{desired}")),
             current: i32::try_from(current).ok(),
-            desired: Some(valid.replicas),
+            desired: Some(desired),
             ready: i32::try_from(ready).ok(),
         }),
         selector: Some(format!("{LABEL}={}", valid.owner.name())),
@@ -104,6 +105,16 @@ fn serving_revision(situation: &Situation) -> Option<String> {
 fn deployment(valid: &ValidatedModelDeployment, applied: &Applied) -> Option<Deployment> {
     let key = ("Deployment".to_owned(), valid.owner.child());
     serde_json::from_value(applied.children.get(&key)?.clone()).ok()
+}
+
+/// How many pods there shall be: where an autoscaler decides, as many as it has set.
+pub fn desired(valid: &ValidatedModelDeployment, deployment: Option<&Deployment>) -> i32 {
+    match valid.replicas {
+        Replicas::Exactly(number) => number,
+        Replicas::External => deployment
+            .and_then(|deployment| deployment.spec.replicas)
+            .unwrap_or(DEFAULT_REPLICAS),
+    }
 }
 
 /// The condition with which a Deployment says that the API server refuses its pods.

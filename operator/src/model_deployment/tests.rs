@@ -92,6 +92,53 @@ async fn it_is_ready_as_soon_as_a_pod_is_and_stays_so_for_edits_that_reach_no_po
 }
 
 #[tokio::test]
+async fn a_number_of_replicas_that_belongs_to_an_autoscaler_is_reported_and_never_written() {
+    let mut spec = hub();
+    spec["scaling"] = json!({"mode": "External"});
+    let world = self::world(spec.clone());
+    world.reconcile().await.expect("children");
+    let replicas = || world.api.get(DEPLOYMENT).expect("Deployment")["spec"]["replicas"].clone();
+    assert_eq!(replicas(), Value::Null, "the first number is Kubernetes' own default");
+    run_pod(&world, "chat-abc-1", ready_pod());
+    world.reconcile().await.expect("ready");
+    let scale = |number: u32| {
+        let mut deployment = world.api.get(DEPLOYMENT).expect("Deployment");
+        deployment["spec"]["replicas"] = json!(number);
+        world.api.put(DEPLOYMENT, deployment);
+        world.api.take_writes();
+    };
+    let wrote_the_deployment = || world.api.take_writes().iter().any(|write| write.contains("deployments/chat-model"));
+
+    scale(3);
+    world.reconcile().await.expect("scaled up");
+    assert!(!wrote_the_deployment());
+    assert_eq!(world.object()["status"]["replicas"]["summary"], "1/3");
+    assert_eq!(world.condition(condition::RECONCILING), ("True".to_owned(), "ReplicasNotReady".to_owned()));
+
+    scale(0);
+    world.api.remove(&format!("{PODS}/chat-abc-1"));
+    world.reconcile().await.expect("scaled to zero");
+    assert!(!wrote_the_deployment());
+    assert_eq!(ready_of(&world), ("False".to_owned(), "ScaledToZero".to_owned()));
+    assert_eq!(world.condition(condition::RECONCILING).0, "False");
+    assert_eq!(world.condition(condition::STALLED).0, "False");
+
+    // Suspension is the one thing that stops an autoscaler's pods, and its end gives the number back.
+    scale(2);
+    spec["suspend"] = json!(true);
+    world.edit(spec.clone());
+    world.reconcile().await.expect("suspended");
+    assert_eq!(replicas(), 0);
+    spec["suspend"] = json!(false);
+    world.edit(spec);
+    world.reconcile().await.expect("resumed");
+    assert_eq!(replicas(), 1, "autoscalers do not return from zero");
+    world.api.take_writes();
+    world.reconcile().await.expect("again");
+    assert!(!wrote_the_deployment());
+}
+
+#[tokio::test]
 async fn a_pod_that_another_workload_made_is_not_counted() {
     let world = self::world(hub());
     world.reconcile().await.expect("children");

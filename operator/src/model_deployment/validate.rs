@@ -6,8 +6,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Affinity, Toleration, TopologySpreadConstraint},
-    apimachinery::pkg::api::resource::Quantity,
+    api::core::v1::{Affinity, EnvVar, Toleration, TopologySpreadConstraint},
 };
 use kube::ResourceExt;
 use serde_json::json;
@@ -15,9 +14,10 @@ use windlass_crds::{
     ModelDeployment,
     model_deployment::{
         self as spec,
-        engine::{Custom, KvCacheType, VerifyKind},
+        ScalingMode,
+        engine::{Custom, EngineSecurity, EngineVolume, KvCacheType, Probes, VerifyKind},
         model::Task,
-        resources::Accelerator,
+        resources::{Accelerator, Resources},
         source::Source,
         validate,
     },
@@ -26,13 +26,24 @@ use windlass_crds::{
 
 use crate::{
     fingerprint,
-    kind::{Problems, owner::Owner, rollout::Strategy},
+    kind::{
+        Problems,
+        children::{DEFAULT_REPLICAS, Replicas},
+        owner::Owner,
+        rollout::Strategy,
+    },
     names,
 };
 
 /// Labels of accelerators give memory in MiB; vendors subtract what the device reserves. Of 24,576 MiB an L4
 /// shows 23,034 and an A10 22,731, which is 92.5 %: 92 % of what was asked for is enough.
 const MEMORY_ENOUGH_PERCENT: u128 = 92;
+
+/// preStop (5 s), then what the server's drain waits for running requests (60 s), then a margin.
+/// A namespace with pods is looked at 5 s after its deletion, 5 s later, and then only after half of their
+/// grace: with 75 s an idle model's namespace is gone after 10 + 38 s and a few for the way through all kinds,
+/// and a minute is what people wait.
+const DEFAULT_GRACE_SECONDS: i64 = 75;
 
 /// A ModelDeployment that can be built.
 #[derive(Debug, Clone)]
@@ -48,10 +59,12 @@ pub struct ValidatedModelDeployment {
     pub token_secret: Option<String>,
     pub served_name: String,
     pub engine: Engine,
-    pub cpu: Option<Quantity>,
-    pub memory: Option<Quantity>,
-    /// Whole cores of `cpu`, at least one.
-    pub threads: Option<u128>,
+    /// What the engine's container has whichever the runtime.
+    pub env: Vec<EnvVar>,
+    pub volumes: Vec<EngineVolume>,
+    pub security: EngineSecurity,
+    pub probes: Probes,
+    pub resources: Resources,
     pub accelerator: Option<ValidatedAccelerator>,
     pub placement: Placement,
     pub service_account: Option<String>,
@@ -60,7 +73,9 @@ pub struct ValidatedModelDeployment {
     pub pod_annotations: BTreeMap<String, String>,
     pub suspended: bool,
     /// Number of pods that shall exist; zero when suspended.
-    pub replicas: i32,
+    pub replicas: Replicas,
+    /// How long a pod may take to end, in seconds.
+    pub grace_seconds: i64,
     pub progress_deadline: Duration,
     pub strategy: Strategy,
     /// What a Custom runtime must answer before its pod is ready; our own server verifies itself.
@@ -213,7 +228,7 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
 
     let spec = object.spec.clone();
     let inputs = inputs(object);
-    let resources = spec.resources.unwrap_or_default();
+    let mut resources = spec.resources.unwrap_or_default();
     let engine = spec.engine.unwrap_or_default();
     let placement = spec.placement.unwrap_or_default();
     let suspended = spec.suspend.unwrap_or(false);
@@ -237,6 +252,10 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
         ignore_patterns: spec.model.ignore_patterns.unwrap_or_default(),
         token_secret: spec.model.credentials_secret_ref.map(|reference| reference.name),
         served_name: spec.model.served_name.unwrap_or_else(|| object.name_any()),
+        env: engine.env.unwrap_or_default(),
+        volumes: engine.volumes.unwrap_or_default(),
+        security: engine.security_context.unwrap_or_default(),
+        probes: engine.probes.unwrap_or_default(),
         engine: match engine.custom {
             Some(custom) => Engine::Custom(Box::new(custom)),
             None => Engine::Windlass {
@@ -248,11 +267,8 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
                 kv_cache_type: engine.kv_cache.and_then(|cache| cache.dtype),
             },
         },
-        // Amounts that cannot be read were refused above.
-        threads: resources.cpu.as_ref().and_then(|cpu| cpu.milli().ok()).map(whole_cores),
-        cpu: resources.cpu.map(|amount| amount.to_quantity()),
-        memory: resources.memory.map(|amount| amount.to_quantity()),
-        accelerator: resources.accelerator.map(accelerator),
+        accelerator: resources.accelerator.take().map(accelerator),
+        resources,
         placement: Placement {
             node_selector: placement.node_selector.unwrap_or_default(),
             tolerations: placement.tolerations.unwrap_or_default(),
@@ -271,7 +287,12 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
         pod_labels: spec.pod_labels.unwrap_or_default(),
         pod_annotations: spec.pod_annotations.unwrap_or_default(),
         suspended,
-        replicas: if suspended { 0 } else { spec.replicas.unwrap_or(1) },
+        replicas: match spec.scaling.and_then(|scaling| scaling.mode) {
+            _ if suspended => Replicas::Exactly(0),
+            Some(ScalingMode::External) => Replicas::External,
+            Some(ScalingMode::Fixed) | None => Replicas::Exactly(spec.replicas.unwrap_or(DEFAULT_REPLICAS)),
+        },
+        grace_seconds: spec.termination_grace_period_seconds.map_or(DEFAULT_GRACE_SECONDS, i64::from),
         progress_deadline,
         strategy: match strategy {
             None | Some(spec::Strategy::Auto) => Strategy::Auto,
@@ -290,6 +311,7 @@ fn inputs(object: &ModelDeployment) -> String {
     let mut spec = object.spec.clone();
     spec.suspend = None;
     spec.replicas = None;
+    spec.scaling = None;
     spec.rollout = None;
     let restart = object.annotations().get(names::ANNOTATION_RESTART);
     fingerprint::of(&fingerprint::without_nulls(
@@ -335,10 +357,6 @@ fn is_first_of_several(path: &str) -> bool {
     parts.is_some_and(|(_, count)| count.len() == 5 && count.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn whole_cores(milli: i128) -> u128 {
-    u128::try_from(milli / 1000).unwrap_or(0).max(1)
-}
-
 fn accelerator(spec: Accelerator) -> ValidatedAccelerator {
     let mib = |bytes: u128| bytes / (1 << 20) * MEMORY_ENOUGH_PERCENT / 100;
     ValidatedAccelerator {
@@ -380,6 +398,7 @@ mod tests {
         for extra in [
             json!({"suspend": true}),
             json!({"replicas": 3}),
+            json!({"scaling": {"mode": "External"}}),
             json!({"rollout": {"progressDeadline": "1h", "strategy": "Recreate"}}),
         ] {
             let mut spec = json!({"model": {"source": SOURCE}});
@@ -411,8 +430,12 @@ mod tests {
     #[test]
     fn suspension_means_no_pods_and_keeps_the_rest() {
         let suspended = valid(json!({"model": {"source": SOURCE}, "replicas": 3, "suspend": true}));
-        assert_eq!((suspended.replicas, suspended.suspended), (0, true));
-        assert_eq!(valid(json!({"model": {"source": SOURCE}})).replicas, 1);
+        assert_eq!((suspended.replicas, suspended.suspended), (Replicas::Exactly(0), true));
+        assert_eq!(valid(json!({"model": {"source": SOURCE}})).replicas, Replicas::Exactly(1));
+        let mut external = json!({"model": {"source": SOURCE}, "scaling": {"mode": "External"}});
+        assert_eq!(valid(external.clone()).replicas, Replicas::External);
+        external["suspend"] = json!(true);
+        assert_eq!(valid(external).replicas, Replicas::Exactly(0));
     }
 
     #[test]
@@ -422,7 +445,6 @@ mod tests {
         let validated = valid(spec);
         // 24 GiB = 24,576 MiB; 92 % of it is less than what any card of 24 GiB shows (A10: 22,731).
         assert_eq!(validated.accelerator.and_then(|a| a.memory_floor_mib), Some(22_609));
-        assert_eq!(validated.threads, Some(2));
     }
 
     #[test]

@@ -14,7 +14,6 @@ pub mod failure;
 pub mod fetch;
 pub mod gguf;
 pub mod hub;
-pub mod listen;
 pub mod manifest;
 pub mod part;
 pub mod patience;

@@ -21,7 +21,7 @@ use windlass_registry::runtime::client::{Key, Runtime};
 use windlass_registry::runtime::{self, Pace};
 use windlass_registry::serve::{self, Hub, Limits};
 use windlass_registry::source::Source;
-use windlass_registry::{listen, report, verify};
+use windlass_registry::{report, verify};
 
 use args::{Cli, Command, FetchArgs, ReportingArgs, ServeArgs, VerifyArgs, VerifyRuntimeArgs};
 
@@ -124,7 +124,7 @@ async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let token = token.transpose()?;
     let hub = Hub::open(args.root.clone(), token.as_deref(), Limits::default())
         .with_context(|| format!("opening the folder {}", args.root.display()))?;
-    let listener = listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
+    let listener = windlass_listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
     tracing::info!(
         "serving {} on {}",
         args.root.display(),
@@ -145,7 +145,7 @@ async fn run_verify_runtime(args: VerifyRuntimeArgs) -> anyhow::Result<ExitCode>
         period: args.period,
         threshold: args.failure_threshold,
     };
-    let listener = listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
+    let listener = windlass_listen::bind(args.listen).with_context(|| format!("listening on {}", args.listen))?;
     let bound = listener.local_addr().context("asking for the own address")?;
     tracing::info!("readiness at http://{bound}/ready, {} is verified", args.runtime_url);
     tokio::select! {

@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use windlass_api::fetch::{FetchError, FetchFailure, FetchPhase, FetchReport};
 
 use crate::failure::FetchFailed;
-use crate::listen;
 
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
@@ -104,7 +103,7 @@ impl Watch {
     pub async fn start(progress: &Progress, listen: Option<SocketAddr>) -> Result<Watch, FetchFailed> {
         let mut tasks = JoinSet::new();
         if let Some(address) = listen {
-            let listener = listen::bind(address)
+            let listener = windlass_listen::bind(address)
                 .map_err(|error| FetchFailed::io("listening for progress on", address.to_string(), error))?;
             let bound = listener
                 .local_addr()

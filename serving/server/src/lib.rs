@@ -50,7 +50,6 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +87,7 @@ fn start(config: Config) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+    let listener = windlass_listen::bind(config.listen).with_context(|| {
         format!(
             "cannot listen on {}: choose another address with --listen",
             config.listen

@@ -1,4 +1,4 @@
-//! The affinity of the pods: the user's, with the accelerator's demands ANDed into each node selector
+//! The affinity of the pods: the user's, with the demands of images and accelerator ANDed into each node selector
 //! term. Terms are alternatives, so a demand that stood in a term of its own could be walked around.
 use k8s_openapi::api::core::v1::{Affinity, NodeSelectorRequirement, NodeSelectorTerm};
 
@@ -36,6 +36,13 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Option<Af
 
 fn demands(owner: &ValidatedModelDeployment, settings: &Settings) -> Vec<NodeSelectorRequirement> {
     let mut demands = Vec::new();
+    if !settings.image_architectures.is_empty() {
+        demands.push(NodeSelectorRequirement {
+            key: "kubernetes.io/arch".to_owned(),
+            operator: "In".to_owned(),
+            values: Some(settings.image_architectures.clone()),
+        });
+    }
     let Some(accelerator) = &owner.accelerator else {
         return demands;
     };

@@ -1,16 +1,16 @@
 //! The container `engine`: the Windlass server, or the user's own program under the same conditions.
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerPort, EnvVar, HTTPGetAction, Lifecycle, LifecycleHandler, Probe, ResourceRequirements,
-        SecurityContext, SleepAction, VolumeMount,
+        Container, ContainerPort, EnvVar, HTTPGetAction, Lifecycle, LifecycleHandler, Probe, SecurityContext,
+        SleepAction, VolumeMount,
     },
-    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
-use windlass_crds::model_deployment::engine::{Custom, KvCacheType};
+use windlass_crds::model_deployment::engine::{Custom, KvCacheType, ProbeTiming};
 
-use super::pod_template::restricted;
+use super::{pod_template::restricted, resources};
 use crate::{
     context::Settings,
     model_deployment::validate::{Engine, ValidatedModelDeployment},
@@ -20,8 +20,9 @@ use crate::{
 /// Endpoints lag behind a pod's end: requests still arrive for some seconds and must be accepted.
 const PRE_STOP_SECONDS: i64 = 5;
 /// 5 s x 1440 = 2 h: weights of any size may take their time to load, the rollout's deadline decides.
-const STARTUP_PERIOD: i32 = 5;
-const STARTUP_FAILURES: i32 = 1440;
+const STARTUP: (i32, i32) = (5, 1440);
+/// Between the end of a drain and the kernel's: for the last answers to leave.
+const DRAIN_MARGIN_SECONDS: i64 = 10;
 
 /// Builds the container.
 pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container {
@@ -54,7 +55,8 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
-        resources: Some(resources(owner)),
+        resources: Some(resources::engine(owner, settings)),
+        security_context: Some(security(owner)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction {
@@ -85,9 +87,9 @@ fn windlass(owner: &ValidatedModelDeployment, settings: &Settings, flags: &[(&st
     let mut args = Vec::new();
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
     flag("model", owner.model_path());
-    flag("listen", format!("0.0.0.0:{}", owner.port()));
+    flag("listen", format!("[::]:{}", owner.port()));
     flag("served-name", owner.served_name.clone());
-    if let Some(threads) = owner.threads {
+    if let Some(threads) = resources::threads(owner, settings) {
         flag("threads", threads.to_string());
     }
     for (name, value) in flags {
@@ -95,18 +97,21 @@ fn windlass(owner: &ValidatedModelDeployment, settings: &Settings, flags: &[(&st
             flag(name, value.clone());
         }
     }
+    let drain = owner.grace_seconds - PRE_STOP_SECONDS - DRAIN_MARGIN_SECONDS;
+    args.extend(["--drain-timeout".to_owned(), format!("{drain}s")]);
+    let probes = &owner.probes;
     Container {
         image: Some(settings.server_image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         args: Some(args),
-        security_context: Some(restricted()),
+        env: (!owner.env.is_empty()).then(|| owner.env.clone()),
         // The last lines of the log name the reason of a crash; they hold no secret of the user's.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        startup_probe: Some(probe("/health/live", STARTUP_PERIOD, STARTUP_FAILURES)),
-        liveness_probe: Some(probe("/health/live", 10, 3)),
+        startup_probe: Some(probe("/health/live", probes.startup.as_ref(), STARTUP)),
+        liveness_probe: Some(probe("/health/live", probes.liveness.as_ref(), (10, 3))),
         // The server is ready once its engine has produced a token, or a vector.
-        readiness_probe: Some(probe("/health/ready", 2, 2)),
-        volume_mounts: Some(mounts()),
+        readiness_probe: Some(probe("/health/ready", probes.readiness.as_ref(), (2, 2))),
+        volume_mounts: Some(mounts(owner)),
         ..Container::default()
     }
 }
@@ -118,14 +123,11 @@ pub fn health_path(custom: &Custom) -> &str {
 
 fn custom_runtime(owner: &ValidatedModelDeployment, custom: &Custom) -> Container {
     let path = health_path(custom);
-    let mut volume_mounts = mounts();
+    let mut volume_mounts = mounts(owner);
     if custom.shm_size.is_some() {
         volume_mounts.push(mount("shm", "/dev/shm", None));
     }
-    for volume in custom.volumes.iter().flatten() {
-        volume_mounts.push(mount(&volume.name, &volume.mount_path, None));
-    }
-    let theirs = custom.env.clone().unwrap_or_default();
+    let theirs = &owner.env;
     let ours = [
         ("WINDLASS_MODEL_PATH", owner.model_path()),
         ("WINDLASS_SERVED_NAME", owner.served_name.clone()),
@@ -141,24 +143,24 @@ fn custom_runtime(owner: &ValidatedModelDeployment, custom: &Custom) -> Containe
             ..EnvVar::default()
         })
         .collect();
-    environment.extend(theirs);
+    environment.extend(theirs.iter().cloned());
+    let probes = &owner.probes;
 
     Container {
         image: Some(custom.image.clone()),
         command: custom.command.clone(),
         args: custom.args.clone(),
         env: Some(environment),
-        security_context: Some(custom_security(custom)),
-        startup_probe: Some(probe(path, STARTUP_PERIOD, STARTUP_FAILURES)),
-        liveness_probe: Some(probe(path, 10, 6)),
-        readiness_probe: Some(probe(path, 5, 2)),
+        startup_probe: Some(probe(path, probes.startup.as_ref(), STARTUP)),
+        liveness_probe: Some(probe(path, probes.liveness.as_ref(), (10, 6))),
+        readiness_probe: Some(probe(path, probes.readiness.as_ref(), (5, 2))),
         volume_mounts: Some(volume_mounts),
         ..Container::default()
     }
 }
 
-fn custom_security(custom: &Custom) -> SecurityContext {
-    let loosened = custom.security_context.clone().unwrap_or_default();
+fn security(owner: &ValidatedModelDeployment) -> SecurityContext {
+    let loosened = &owner.security;
     let mut security = restricted();
     if let Some(user) = loosened.run_as_user {
         security.run_as_user = Some(user);
@@ -173,16 +175,18 @@ fn custom_security(custom: &Custom) -> SecurityContext {
     security
 }
 
-fn probe(path: &str, period: i32, failures: i32) -> Probe {
+/// A probe with the object's timing, or else every so many seconds with so many failures.
+fn probe(path: &str, own: Option<&ProbeTiming>, (period, failures): (i32, i32)) -> Probe {
+    let own = own.cloned().unwrap_or_default();
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
             port: IntOrString::String("http".to_owned()),
             ..HTTPGetAction::default()
         }),
-        period_seconds: Some(period),
-        timeout_seconds: Some(5),
-        failure_threshold: Some(failures),
+        period_seconds: Some(own.period_seconds.unwrap_or(period)),
+        timeout_seconds: Some(own.timeout_seconds.unwrap_or(5)),
+        failure_threshold: Some(own.failure_threshold.unwrap_or(failures)),
         ..Probe::default()
     }
 }
@@ -196,34 +200,12 @@ fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
     }
 }
 
-fn mounts() -> Vec<VolumeMount> {
-    vec![
+fn mounts(owner: &ValidatedModelDeployment) -> Vec<VolumeMount> {
+    let mut mounts = vec![
         mount("models", names::MODELS_DIR, Some(true)),
         mount("tmp", "/tmp", None),
-    ]
-}
-
-/// Memory is reserved and limited alike, a processor only reserved (a throttled engine answers late),
-/// extended resources are always both.
-fn resources(owner: &ValidatedModelDeployment) -> ResourceRequirements {
-    let mut requests = BTreeMap::new();
-    let mut limits = BTreeMap::new();
-    if let Some(cpu) = &owner.cpu {
-        requests.insert("cpu".to_owned(), cpu.clone());
-    }
-    if let Some(memory) = &owner.memory {
-        requests.insert("memory".to_owned(), memory.clone());
-        limits.insert("memory".to_owned(), memory.clone());
-    }
-    if let Some(accelerator) = &owner.accelerator {
-        let count = Quantity(accelerator.count.to_string());
-        requests.insert(accelerator.resource.clone(), count.clone());
-        limits.insert(accelerator.resource.clone(), count);
-    }
-    let non_empty = |map: BTreeMap<String, Quantity>| (!map.is_empty()).then_some(map);
-    ResourceRequirements {
-        requests: non_empty(requests),
-        limits: non_empty(limits),
-        ..ResourceRequirements::default()
-    }
+    ];
+    let theirs = owner.volumes.iter();
+    mounts.extend(theirs.map(|volume| mount(&volume.name, &volume.mount_path, None)));
+    mounts
 }

@@ -1,16 +1,10 @@
 //! The init container `model`: it fetches the model into the pod's volume, or checks the file on the claim.
-use std::collections::BTreeMap;
-
-use k8s_openapi::{
-    api::core::v1::{
-        ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, ResourceRequirements, SecretKeySelector,
-        VolumeMount,
-    },
-    apimachinery::pkg::api::resource::Quantity,
+use k8s_openapi::api::core::v1::{
+    ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, SecretKeySelector, VolumeMount,
 };
 use windlass_crds::model_deployment::source::Source;
 
-use super::pod_template::restricted;
+use super::{pod_template::restricted, resources};
 use crate::{
     context::Settings,
     model_deployment::{pins, validate::ValidatedModelDeployment},
@@ -52,26 +46,29 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container
             .map(|pattern| format!("--ignore={pattern}")),
     );
     let mut flag = |name: &str, value: &str| args.extend([format!("--{name}"), value.to_owned()]);
-    flag("progress-listen", &format!("0.0.0.0:{}", names::PORT_PROGRESS));
+    flag("progress-listen", &format!("[::]:{}", names::PORT_PROGRESS));
     flag("report", "/dev/termination-log");
     args.insert(0, verb.to_owned());
 
-    let amounts = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
-        let quantity = |(name, amount): &(&str, &str)| ((*name).to_owned(), Quantity((*amount).to_owned()));
-        pairs.iter().map(quantity).collect()
-    };
     let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
         read_only,
         ..VolumeMount::default()
     };
+    let mut volume_mounts = vec![
+        mount("models", names::MODELS_DIR, (!owner.source.is_remote()).then_some(true)),
+        mount("tmp", "/tmp", None),
+    ];
+    if settings.ca_config_map.is_some() {
+        volume_mounts.push(mount("ca", names::CA_DIR, Some(true)));
+    }
     Container {
         name: names::CONTAINER_MODEL.to_owned(),
         image: Some(settings.registry_image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         args: Some(args),
-        env: Some(environment(owner)),
+        env: Some(environment(owner, settings)),
         ports: Some(vec![ContainerPort {
             name: Some("progress".to_owned()),
             container_port: names::PORT_PROGRESS,
@@ -79,23 +76,16 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Container
             ..ContainerPort::default()
         }]),
         // It streams: what it needs does not grow with the model.
-        resources: Some(ResourceRequirements {
-            requests: Some(amounts(&[("cpu", "100m"), ("memory", "64Mi")])),
-            limits: Some(amounts(&[("memory", "512Mi")])),
-            ..ResourceRequirements::default()
-        }),
+        resources: Some(resources::helper(owner, settings, "100m", "64Mi", "512Mi")),
         security_context: Some(restricted()),
         termination_message_path: Some("/dev/termination-log".to_owned()),
         termination_message_policy: Some("File".to_owned()),
-        volume_mounts: Some(vec![
-            mount("models", names::MODELS_DIR, (!owner.source.is_remote()).then_some(true)),
-            mount("tmp", "/tmp", None),
-        ]),
+        volume_mounts: Some(volume_mounts),
         ..Container::default()
     }
 }
 
-fn environment(owner: &ValidatedModelDeployment) -> Vec<EnvVar> {
+fn environment(owner: &ValidatedModelDeployment, settings: &Settings) -> Vec<EnvVar> {
     let from = |name: &str, source: EnvVarSource| EnvVar {
         name: name.to_owned(),
         value_from: Some(source),
@@ -127,5 +117,19 @@ fn environment(owner: &ValidatedModelDeployment) -> Vec<EnvVar> {
         };
         variables.push(from("WINDLASS_SOURCE_TOKEN", token));
     }
+    let ca_bundle = format!("{}/ca.crt", names::CA_DIR);
+    let of_cluster = [
+        ("HTTPS_PROXY", settings.https_proxy.as_ref()),
+        ("HTTP_PROXY", settings.http_proxy.as_ref()),
+        ("NO_PROXY", settings.no_proxy.as_ref()),
+        ("WINDLASS_CA_BUNDLE", settings.ca_config_map.as_ref().map(|_| &ca_bundle)),
+    ];
+    variables.extend(of_cluster.into_iter().filter_map(|(name, value)| {
+        Some(EnvVar {
+            name: name.to_owned(),
+            value: Some(value?.clone()),
+            ..EnvVar::default()
+        })
+    }));
     variables
 }

@@ -1,15 +1,11 @@
 //! The sidecar `verify` of a Custom runtime: it sends the verification request within the pod and is ready once the
 //! runtime has answered it, so that no request reaches a pod that does not work, with or without the operator.
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
-    api::core::v1::{
-        Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Probe, ResourceRequirements, SecretKeySelector,
-    },
-    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+    api::core::v1::{Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Probe, SecretKeySelector},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::pod_template::restricted;
+use super::{pod_template::restricted, resources};
 use crate::{
     context::Settings,
     model_deployment::validate::{ValidatedModelDeployment, Verification, VerificationRequest},
@@ -61,10 +57,6 @@ pub fn build(
         }),
         ..EnvVar::default()
     });
-    let amounts = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
-        let quantity = |(name, amount): &(&str, &str)| ((*name).to_owned(), Quantity((*amount).to_owned()));
-        pairs.iter().map(quantity).collect()
-    };
     Container {
         name: names::CONTAINER_VERIFY.to_owned(),
         image: Some(settings.registry_image.clone()),
@@ -90,11 +82,7 @@ pub fn build(
         }),
         // The only container with this restart policy among the init containers: a native sidecar.
         restart_policy: settings.native_sidecars.then(|| "Always".to_owned()),
-        resources: Some(ResourceRequirements {
-            requests: Some(amounts(&[("cpu", "10m"), ("memory", "16Mi")])),
-            limits: Some(amounts(&[("memory", "64Mi")])),
-            ..ResourceRequirements::default()
-        }),
+        resources: Some(resources::helper(owner, settings, "10m", "16Mi", "64Mi")),
         security_context: Some(restricted()),
         termination_message_path: Some("/dev/termination-log".to_owned()),
         termination_message_policy: Some("File".to_owned()),

@@ -9,12 +9,11 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 use windlass_crds::model_deployment::{
-    LocalReference,
-    engine::{Custom, CustomVolume, VolumeKind},
+    engine::{EngineVolume, VolumeKind},
     source::Source,
 };
 
-use super::{affinity, container_engine, container_model, container_verify};
+use super::{affinity, container_engine, container_model, container_verify, resources};
 use crate::{
     context::Settings,
     fingerprint::without_nulls,
@@ -24,11 +23,6 @@ use crate::{
 
 /// User and group of our images.
 const UNPRIVILEGED: i64 = 65532;
-/// preStop (5 s), then what the server's drain waits for running streams (60 s, its default), then a margin.
-/// A namespace with pods is looked at 5 s after its deletion, 5 s later, and then only after half of their
-/// grace: with 75 s an idle model's namespace is gone after 10 + 38 s and a few for the way through all kinds,
-/// and a minute is what people wait.
-const GRACE_SECONDS: i64 = 5 + 60 + 10;
 /// Kubernetes' own default would leave a model without pods for 5 minutes after its node died.
 const LOST_NODE_SECONDS: i64 = 60;
 
@@ -67,9 +61,9 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Result<Va
             service_account_name: Some(owner.service_account_name()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(GRACE_SECONDS),
-            security_context: Some(pod_security()),
-            image_pull_secrets: non_empty(owner.image_pull_secrets.iter().map(|name| reference(name)).collect()),
+            termination_grace_period_seconds: Some(owner.grace_seconds),
+            security_context: Some(pod_security(settings)),
+            image_pull_secrets: non_empty(pull_secrets(owner, settings)),
             node_selector: (!owner.placement.node_selector.is_empty()).then(|| owner.placement.node_selector.clone()),
             tolerations: Some(tolerations(owner)),
             affinity: affinity::build(owner, settings),
@@ -78,19 +72,21 @@ pub fn build(owner: &ValidatedModelDeployment, settings: &Settings) -> Result<Va
             runtime_class_name: owner.placement.runtime_class_name.clone(),
             init_containers: Some(init_containers),
             containers,
-            volumes: Some(volumes(owner)),
+            volumes: Some(volumes(owner, settings)),
             ..PodSpec::default()
         }),
     };
     Ok(without_nulls(serde_json::to_value(template)?))
 }
 
-fn pod_security() -> PodSecurityContext {
+/// Platforms that assign users and groups (OpenShift) refuse pods that name others.
+fn pod_security(settings: &Settings) -> PodSecurityContext {
+    let user = (!settings.platform_users).then_some(UNPRIVILEGED);
     PodSecurityContext {
         run_as_non_root: Some(true),
-        run_as_user: Some(UNPRIVILEGED),
-        run_as_group: Some(UNPRIVILEGED),
-        fs_group: Some(UNPRIVILEGED),
+        run_as_user: user,
+        run_as_group: user,
+        fs_group: user,
         fs_group_change_policy: Some("OnRootMismatch".to_owned()),
         seccomp_profile: Some(SeccompProfile {
             type_: "RuntimeDefault".to_owned(),
@@ -100,7 +96,7 @@ fn pod_security() -> PodSecurityContext {
     }
 }
 
-/// What each container of ours is denied; a Custom runtime may loosen user and root filesystem.
+/// What each container is denied; `spec.engine.securityContext` may loosen user and root filesystem of the engine's.
 pub fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -117,8 +113,14 @@ fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-fn reference(name: &str) -> LocalObjectReference {
-    LocalObjectReference { name: name.to_owned() }
+/// Those of the object first, then the operator's, each once.
+fn pull_secrets(owner: &ValidatedModelDeployment, settings: &Settings) -> Vec<LocalObjectReference> {
+    let of_operator = settings
+        .image_pull_secrets
+        .iter()
+        .filter(|name| !owner.image_pull_secrets.contains(name));
+    let names = owner.image_pull_secrets.iter().chain(of_operator);
+    names.map(|name| LocalObjectReference { name: name.clone() }).collect()
 }
 
 fn tolerations(owner: &ValidatedModelDeployment) -> Vec<Toleration> {
@@ -179,29 +181,34 @@ fn claim(name: &str, claim: &str, read_only: Option<bool>) -> Volume {
     }
 }
 
-fn volumes(owner: &ValidatedModelDeployment) -> Vec<Volume> {
+fn volumes(owner: &ValidatedModelDeployment, settings: &Settings) -> Vec<Volume> {
     let models = match &owner.source {
         Source::Claim { claim: name, .. } => claim("models", name, Some(true)),
-        Source::Hub { .. } | Source::Https(_) => empty("models", None, None),
+        Source::Hub { .. } | Source::Https(_) => empty("models", None, resources::ephemeral_storage(owner, settings)),
     };
     let mut volumes = vec![models, empty("tmp", None, None)];
-    if let Engine::Custom(custom) = &owner.engine {
-        volumes.extend(custom_volumes(custom));
+    if let Some(name) = &settings.ca_config_map {
+        volumes.push(config_map("ca", name));
     }
+    if let Engine::Custom(custom) = &owner.engine {
+        let shm = custom.shm_size.as_ref();
+        volumes.extend(shm.map(|size| empty("shm", Some("Memory"), Some(size.to_quantity()))));
+    }
+    volumes.extend(owner.volumes.iter().map(own_volume));
     volumes
 }
 
-fn custom_volumes(custom: &Custom) -> Vec<Volume> {
-    let shm = custom
-        .shm_size
-        .as_ref()
-        .map(|size| empty("shm", Some("Memory"), Some(size.to_quantity())));
-    let theirs = custom.volumes.iter().flatten().map(custom_volume);
-    shm.into_iter().chain(theirs).collect()
+fn config_map(name: &str, config_map: &str) -> Volume {
+    Volume {
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map.to_owned(),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..volume(name)
+    }
 }
 
-fn custom_volume(theirs: &CustomVolume) -> Volume {
-    let name = |reference: &Option<LocalReference>| reference.as_ref().map(|reference| reference.name.clone());
+fn own_volume(theirs: &EngineVolume) -> Volume {
     match theirs.kind {
         VolumeKind::EmptyDir => {
             let limit = theirs
@@ -210,16 +217,13 @@ fn custom_volume(theirs: &CustomVolume) -> Volume {
                 .and_then(|directory| directory.size_limit.as_ref());
             empty(&theirs.name, None, limit.map(|limit| limit.to_quantity()))
         }
-        VolumeKind::ConfigMap => Volume {
-            config_map: Some(ConfigMapVolumeSource {
-                name: name(&theirs.config_map).unwrap_or_default(),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..volume(&theirs.name)
-        },
+        VolumeKind::ConfigMap => config_map(
+            &theirs.name,
+            theirs.config_map.as_ref().map_or("", |reference| reference.name.as_str()),
+        ),
         VolumeKind::Secret => Volume {
             secret: Some(SecretVolumeSource {
-                secret_name: name(&theirs.secret),
+                secret_name: theirs.secret.as_ref().map(|reference| reference.name.clone()),
                 ..SecretVolumeSource::default()
             }),
             ..volume(&theirs.name)

@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use windlass_crds::conditions::{Reason, condition};
 
-use super::{Situation, deployment, pods_refused};
+use super::{Situation, deployment, desired, pods_refused};
 use crate::{
     cluster::apply::Error as WriteError,
     kind::{
@@ -58,6 +58,7 @@ struct View<'a> {
     situation: &'a Situation<'a>,
     plan: &'a Plan,
     deployment: Option<Deployment>,
+    desired: usize,
     findings: Vec<Finding>,
     worst: Option<Finding>,
     /// Pods that take requests, of whichever revision: each has verified itself.
@@ -99,6 +100,7 @@ impl<'a> View<'a> {
             pods_refused: deployment
                 .as_ref()
                 .and_then(|deployment| pods_message(situation, deployment)),
+            desired: usize::try_from(desired(situation.valid, deployment.as_ref())).unwrap_or(0),
             deployment,
         }
     }
@@ -125,8 +127,15 @@ impl<'a> View<'a> {
         self.remembered(type_).unwrap_or_else(|| Judgement::unknown(message))
     }
 
-    fn is_suspended(&self) -> bool {
-        self.situation.valid.suspended
+    /// Why no pods shall run, if none shall.
+    fn idle(&self) -> Option<(Reason, &'static str)> {
+        if self.situation.valid.suspended {
+            Some((Reason::Suspended, "spec.suspend is true; set it to false to serve"))
+        } else if self.desired == 0 {
+            Some((Reason::ScaledToZero, "the autoscaler has set the number of pods to zero"))
+        } else {
+            None
+        }
     }
 }
 
@@ -166,8 +175,8 @@ fn model_verified(view: &View) -> Judgement {
 
 fn scheduled(view: &View) -> Judgement {
     let is_unscheduled = |finding: &&Finding| finding.stage == Stage::Scheduling && finding.is_problem();
-    if view.is_suspended() {
-        Judgement::no(Reason::Suspended, "spec.suspend is true")
+    if let Some((reason, message)) = view.idle() {
+        Judgement::no(reason, message)
     } else if let Some(finding) = view.findings.iter().find(is_unscheduled) {
         Judgement::no(finding.reason, &finding.message)
     } else if let Some(refusal) = &view.pods_refused {
@@ -182,8 +191,8 @@ fn scheduled(view: &View) -> Judgement {
 fn available(view: &View) -> Judgement {
     if view.serving_pods > 0 {
         Judgement::yes(Reason::Serving, "requests are answered")
-    } else if view.is_suspended() {
-        Judgement::no(Reason::Suspended, "spec.suspend is true")
+    } else if let Some((reason, message)) = view.idle() {
+        Judgement::no(reason, message)
     } else {
         Judgement::no(Reason::NoReadyPods, "no pod takes requests")
     }
@@ -194,8 +203,8 @@ fn ready(view: &View) -> Judgement {
     if let Some(conflict) = &view.conflict {
         return Judgement::no(Reason::NameConflict, conflict);
     }
-    if view.is_suspended() {
-        return Judgement::no(Reason::Suspended, "spec.suspend is true; set it to false to serve");
+    if let Some((reason, message)) = view.idle() {
+        return Judgement::no(reason, message);
     }
     if let Some(failure) = view.plan.wanted.failure() {
         return failed(view.plan, failure);
@@ -240,22 +249,23 @@ fn failed(plan: &Plan, failure: &str) -> Judgement {
 /// Reconciling and Stalled, never both.
 fn progress(view: &View, ready: &Judgement) -> (Judgement, Judgement) {
     let is_stalled = view.plan.wanted.failure().is_some() || NEEDS_EDIT.contains(&ready.reason);
-    if is_stalled && ready.reason != Reason::Suspended && ready.reason != Reason::NameConflict {
+    let is_idle = view.idle().is_some();
+    if is_stalled && !is_idle && ready.reason != Reason::NameConflict {
         let reconciling = Judgement::no(Reason::Settled, "it continues after an edit of the spec");
         return (reconciling, Judgement::yes(ready.reason, &ready.message));
     }
     let stalled = Judgement::no(Reason::Settled, "nothing prevents the spec from being reached");
     let reconciling = match unfinished(view) {
-        _ if !ready.is_true() && ready.reason != Reason::Suspended => Judgement::yes(ready.reason, &ready.message),
+        _ if !ready.is_true() && !is_idle => Judgement::yes(ready.reason, &ready.message),
         Some((why, message)) => Judgement::yes(why, message),
         None => Judgement::no(Reason::Settled, "the spec is in place"),
     };
     (reconciling, stalled)
 }
 
-/// What is still to come although requests are answered, or although it is suspended.
+/// What is still to come although requests are answered, or although no pods shall run.
 fn unfinished(view: &View) -> Option<(Reason, String)> {
-    let desired = usize::try_from(view.situation.valid.replicas).unwrap_or(0);
+    let desired = view.desired;
     if desired == 0 {
         return (view.active_pods > 0).then(|| (Reason::Progressing, "pods are being stopped".to_owned()));
     }
@@ -318,7 +328,7 @@ fn pods_message(situation: &Situation, deployment: &Deployment) -> Option<String
         .collect();
     let words = stable.join(" ");
     let remedy = if words.contains("must specify limits") || words.contains("must specify requests") {
-        "Set spec.resources.cpu and spec.resources.memory, or change the quota."
+        "Set spec.resources (cpu, cpuLimit, memory, ephemeralStorage), give the namespace a LimitRange with defaults, or change the quota."
     } else {
         "Change the quota or policy, or create what is missing."
     };

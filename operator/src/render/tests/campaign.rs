@@ -13,11 +13,15 @@ const CONTRADICTIONS: [&str; 4] = [
     "model.task",
     "engine.runtime",
     "engine.custom.verify.type",
-    "engine.custom.volumes[].type",
+    "engine.volumes[].type",
 ];
 
 /// The fixture in which a leaf has its siblings; the first that begins the path counts.
-const BASES: [(&str, &str); 5] = [
+const BASES: [(&str, &str); 9] = [
+    ("scaling", "custom"),
+    ("engine.env", "custom"),
+    ("engine.volumes", "custom"),
+    ("engine.securityContext", "custom"),
     ("model.allowPatterns", "embed"),
     ("model.ignorePatterns", "embed"),
     ("engine.custom", "custom"),
@@ -38,13 +42,15 @@ fn examples(path: &str) -> Option<[Value; 2]> {
         "engine.custom.verify.request.path" => [json!("/one"), json!("/two")],
         "engine.custom.verify.request.body" => [json!("{}"), json!("[]")],
         "engine.custom.probePath" => [json!("/one"), json!("/two")],
-        "engine.custom.volumes[].mountPath" => [json!("/one"), json!("/two")],
+        "engine.volumes[].mountPath" => [json!("/one"), json!("/two")],
         "resources.accelerator.resource" => [json!("a.b/one"), json!("a.b/two")],
+        "resources.cpuLimit" => [json!("3Gi"), json!("4Gi")],
         "resources.cpu"
+        | "resources.ephemeralStorage"
         | "resources.memory"
         | "resources.accelerator.memory"
         | "engine.custom.shmSize"
-        | "engine.custom.volumes[].emptyDir.sizeLimit" => [json!("1Gi"), json!("2Gi")],
+        | "engine.volumes[].emptyDir.sizeLimit" => [json!("1Gi"), json!("2Gi")],
         _ => return None,
     })
 }
@@ -52,7 +58,7 @@ fn examples(path: &str) -> Option<[Value; 2]> {
 /// The element of a list in which a leaf stands: volumes are a union, each kind has its own.
 fn index(path: &str) -> usize {
     let kinds = ["emptyDir", "configMap", "secret", "persistentVolumeClaim"];
-    let volume = path.strip_prefix("engine.custom.volumes[].");
+    let volume = path.strip_prefix("engine.volumes[].");
     volume
         .and_then(|member| kinds.iter().position(|kind| member.starts_with(kind)))
         .unwrap_or(0)
@@ -212,8 +218,8 @@ fn every_leaf_of_the_spec_changes_what_is_rendered_or_is_refused() {
             .1;
         let outcomes = values(path, schema).map(|value| {
             let mut object = fixture(base);
-            if path.starts_with("engine.custom.env[].") {
-                object["spec"]["engine"]["custom"]["env"] = json!([{"name": "ONE"}]);
+            if path.starts_with("engine.env[].") {
+                object["spec"]["engine"]["env"] = json!([{"name": "ONE"}]);
             }
             set(&mut object["spec"], spec, path, path, &value);
             effect(object)

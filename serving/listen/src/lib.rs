@@ -10,6 +10,9 @@ use tokio::net::TcpListener;
 const BACKLOG: i32 = 1024;
 
 /// Binds an address; must be called inside a Tokio runtime.
+///
+/// # Errors
+/// When the address cannot be used.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let every = address.is_ipv6() && address.ip().is_unspecified();
     match open(address, every) {
