@@ -61,11 +61,19 @@ pub struct BuildArgs {
     pub platform_users: bool,
     /// A Secret with registry credentials for the images of every model pod; it must exist in each namespace with
     /// models. May be repeated.
-    #[arg(long = "image-pull-secret", env = "WINDLASS_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    #[arg(
+        long = "image-pull-secret",
+        env = "WINDLASS_IMAGE_PULL_SECRETS",
+        value_delimiter = ','
+    )]
     pub image_pull_secrets: Vec<String>,
     /// Architectures that the server's and the registry's images have, as nodes name them (amd64, arm64): pods are
     /// scheduled to such nodes only. May be repeated. Defaults to any.
-    #[arg(long = "image-architecture", env = "WINDLASS_IMAGE_ARCHITECTURES", value_delimiter = ',')]
+    #[arg(
+        long = "image-architecture",
+        env = "WINDLASS_IMAGE_ARCHITECTURES",
+        value_delimiter = ','
+    )]
     pub image_architectures: Vec<String>,
     /// Proxy for fetching models from https:// addresses, without credentials: the address becomes part of each pod.
     #[arg(long, env = "WINDLASS_HTTPS_PROXY", value_parser = proxy)]
@@ -112,7 +120,9 @@ fn amount(text: &str) -> Result<Amount, String> {
 
 /// The address of a proxy. Credentials in it would be readable by everybody who may read pods.
 fn proxy(text: &str) -> Result<String, String> {
-    let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
     match rest {
         None | Some("") => Err("use http://host:port".to_owned()),
         Some(rest) if rest.contains('@') => {

@@ -370,10 +370,7 @@ fn a_custom_runtime_takes_no_field_of_the_windlass_runtime() {
         .expect("the engine's fields");
     // What both runtimes have.
     let shared = ["runtime", "custom", "env", "volumes", "securityContext", "probes"];
-    let fields: Vec<&String> = engine
-        .keys()
-        .filter(|name| !shared.contains(&name.as_str()))
-        .collect();
+    let fields: Vec<&String> = engine.keys().filter(|name| !shared.contains(&name.as_str())).collect();
     assert!(fields.len() >= 6, "{fields:?}");
     for field in fields {
         let value = match engine[field]["type"].as_str() {

@@ -84,10 +84,9 @@ async fn edits_without_pre_stop(space: &Space) -> Result<()> {
 fn a_drained_node_loses_its_pods_one_at_a_time_and_no_request_of_a_model_with_three_replicas() {
     test("drain", Needs::OwnAlone, async |space| {
         let (_hub, _operator) = hub_and_operator(space).await?;
-        space
-            .apply(&tiny("one", json!({"placement": prefers_n2()}))?)
-            .await?;
-        let apart = json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}]);
+        space.apply(&tiny("one", json!({"placement": prefers_n2()}))?).await?;
+        let apart =
+            json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}]);
         space
             .apply(&tiny(
                 "chat",
@@ -120,7 +119,10 @@ async fn drain(space: &Space) -> Result<Report> {
     for name in ["one", "chat"] {
         settled(space, name).await?;
     }
-    let left = space.api::<Pod>().list(&ListParams::default().labels("windlass.dev/model-deployment")).await?;
+    let left = space
+        .api::<Pod>()
+        .list(&ListParams::default().labels("windlass.dev/model-deployment"))
+        .await?;
     for pod in left {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         ensure!(node != Some("n2"), "{} is still on n2", pod.name_any());
@@ -132,7 +134,9 @@ async fn settled(space: &Space, name: &str) -> Result<()> {
     let settled = |object: &ModelDeployment| {
         windlass_e2e::model::is_ready(object) && is_because(object, "Reconciling", "False", "Settled")
     };
-    until_is(&space.api(), name, "a model at rest", READY, settled).await.map(drop)
+    until_is(&space.api(), name, "a model at rest", READY, settled)
+        .await
+        .map(drop)
 }
 
 fn prefers_n2() -> Value {

@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{args::Scope, names};
+use crate::args::Scope;
 
 /// A Lease of a Windlass operator has it.
 const LABEL: &str = "windlass.dev/operator-lease";
@@ -78,9 +78,7 @@ impl Claim {
             let is_own = lease.name_any() == self.name && lease.namespace().as_deref() == Some(&self.namespace);
             !is_own && is_held(lease, now)
         });
-        Ok(others
-            .filter_map(|lease| contest(&self.scope, lease))
-            .next())
+        Ok(others.filter_map(|lease| contest(&self.scope, lease)).next())
     }
 }
 
@@ -160,7 +158,10 @@ mod tests {
         let contest = |ours: &Scope, theirs: &str| super::contest(ours, &lease(Some("b"), 0, theirs));
         assert_eq!(contest(&namespaces(&["a", "b"]), "c,d"), None);
         let message = contest(&namespaces(&["a", "b"]), "b,c").expect("contended");
-        assert_eq!(message, "the release with the Lease other/b-operator serves the namespaces b");
+        assert_eq!(
+            message,
+            "the release with the Lease other/b-operator serves the namespaces b"
+        );
         for (ours, theirs, named) in [
             (Scope::Cluster, "*", "all namespaces"),
             (Scope::Cluster, "x", "namespaces x"),

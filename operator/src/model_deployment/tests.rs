@@ -107,13 +107,22 @@ async fn a_number_of_replicas_that_belongs_to_an_autoscaler_is_reported_and_neve
         world.api.put(DEPLOYMENT, deployment);
         world.api.take_writes();
     };
-    let wrote_the_deployment = || world.api.take_writes().iter().any(|write| write.contains("deployments/chat-model"));
+    let wrote_the_deployment = || {
+        world
+            .api
+            .take_writes()
+            .iter()
+            .any(|write| write.contains("deployments/chat-model"))
+    };
 
     scale(3);
     world.reconcile().await.expect("scaled up");
     assert!(!wrote_the_deployment());
     assert_eq!(world.object()["status"]["replicas"]["summary"], "1/3");
-    assert_eq!(world.condition(condition::RECONCILING), ("True".to_owned(), "ReplicasNotReady".to_owned()));
+    assert_eq!(
+        world.condition(condition::RECONCILING),
+        ("True".to_owned(), "ReplicasNotReady".to_owned())
+    );
 
     scale(0);
     world.api.remove(&format!("{PODS}/chat-abc-1"));

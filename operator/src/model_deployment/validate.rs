@@ -5,16 +5,13 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::core::v1::{Affinity, EnvVar, Toleration, TopologySpreadConstraint},
-};
+use k8s_openapi::api::core::v1::{Affinity, EnvVar, Toleration, TopologySpreadConstraint};
 use kube::ResourceExt;
 use serde_json::json;
 use windlass_crds::{
     ModelDeployment,
     model_deployment::{
-        self as spec,
-        ScalingMode,
+        self as spec, ScalingMode,
         engine::{Custom, EngineSecurity, EngineVolume, KvCacheType, Probes, VerifyKind},
         model::Task,
         resources::{Accelerator, Resources},
@@ -292,7 +289,9 @@ pub fn validate(object: &ModelDeployment, owner: Owner) -> Result<ValidatedModel
             Some(ScalingMode::External) => Replicas::External,
             Some(ScalingMode::Fixed) | None => Replicas::Exactly(spec.replicas.unwrap_or(DEFAULT_REPLICAS)),
         },
-        grace_seconds: spec.termination_grace_period_seconds.map_or(DEFAULT_GRACE_SECONDS, i64::from),
+        grace_seconds: spec
+            .termination_grace_period_seconds
+            .map_or(DEFAULT_GRACE_SECONDS, i64::from),
         progress_deadline,
         strategy: match strategy {
             None | Some(spec::Strategy::Auto) => Strategy::Auto,
@@ -431,7 +430,10 @@ mod tests {
     fn suspension_means_no_pods_and_keeps_the_rest() {
         let suspended = valid(json!({"model": {"source": SOURCE}, "replicas": 3, "suspend": true}));
         assert_eq!((suspended.replicas, suspended.suspended), (Replicas::Exactly(0), true));
-        assert_eq!(valid(json!({"model": {"source": SOURCE}})).replicas, Replicas::Exactly(1));
+        assert_eq!(
+            valid(json!({"model": {"source": SOURCE}})).replicas,
+            Replicas::Exactly(1)
+        );
         let mut external = json!({"model": {"source": SOURCE}, "scaling": {"mode": "External"}});
         assert_eq!(valid(external.clone()).replicas, Replicas::External);
         external["suspend"] = json!(true);

@@ -185,12 +185,10 @@ fn an_object_without_the_fields_that_came_later_keeps_its_revision() {
             .any(|child| child["metadata"]["name"] == "chat-model-afbbe62716"),
         "{children:?}"
     );
-    let args = pod_spec(&children)["containers"][0]["args"].clone();
-    assert_eq!(
-        args.as_array().and_then(|args| args.last()),
-        Some(&json!("512")),
-        "{args}"
-    );
+    let args = pod_spec(&children)["containers"][0]["args"].to_string();
+    for later in ["--step-time", "--speculate", "--kv-cache-type"] {
+        assert!(!args.contains(later), "{args}");
+    }
 }
 
 #[test]
@@ -262,6 +260,80 @@ fn a_cluster_without_native_sidecars_gets_an_ordinary_container_that_verifies() 
     assert_eq!(names(&settings(), "containers"), ["engine"]);
     assert_eq!(names(&old, "initContainers"), ["model"]);
     assert_eq!(names(&old, "containers"), ["engine", "verify"]);
+}
+
+#[test]
+fn what_the_platform_demands_reaches_every_pod() {
+    let amount = |text: &str| Some(windlass_crds::quantity::Amount(text.to_owned()));
+    let demanding = Settings {
+        platform_users: true,
+        image_pull_secrets: vec!["registry".into(), "mirror".into()],
+        image_architectures: vec!["arm64".into()],
+        https_proxy: Some("http://proxy.example:3128".into()),
+        no_proxy: Some(".svc".into()),
+        ca_config_map: Some("company-ca".into()),
+        defaults: crate::args::DefaultResources {
+            cpu: amount("2"),
+            cpu_limit: amount("4"),
+            memory: amount("1Gi"),
+            ephemeral_storage: amount("9Gi"),
+        },
+        ..settings()
+    };
+    let pod = |name: &str| pod_spec(&children(fixture(name), &demanding).expect("rendered"));
+    let minimal = pod("minimal");
+    let security = &minimal["securityContext"];
+    assert_eq!(security["runAsNonRoot"], true);
+    for assigned in ["runAsUser", "runAsGroup", "fsGroup"] {
+        assert_eq!(security[assigned], Value::Null);
+    }
+    assert!(minimal["affinity"].to_string().contains(r#""values":["arm64"]"#));
+    let model = &minimal["initContainers"][0];
+    for (name, value) in [
+        ("HTTPS_PROXY", "http://proxy.example:3128"),
+        ("NO_PROXY", ".svc"),
+        ("WINDLASS_CA_BUNDLE", "/etc/windlass/ca/ca.crt"),
+    ] {
+        let variables = model["env"].as_array().expect("env");
+        assert!(variables.contains(&json!({"name": name, "value": value})), "{name}");
+    }
+    assert_eq!(model["resources"]["limits"]["cpu"], "1");
+    let engine = &minimal["containers"][0];
+    assert_eq!(
+        engine["resources"],
+        json!({"requests": {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "9Gi"}, "limits": {"cpu": "4", "memory": "1Gi"}})
+    );
+    assert!(engine["args"].to_string().contains(r#""--threads","2""#));
+    let volumes = minimal["volumes"].as_array().expect("volumes");
+    assert!(volumes.contains(&json!({"name": "models", "emptyDir": {"sizeLimit": "9Gi"}})));
+    assert!(volumes.contains(&json!({"name": "ca", "configMap": {"name": "company-ca"}})));
+
+    // What the object says itself counts, and the operator's secrets come after its own.
+    let everything = pod("everything");
+    assert_eq!(
+        everything["imagePullSecrets"],
+        json!([{"name": "registry"}, {"name": "mirror"}])
+    );
+    assert_eq!(everything["containers"][0]["resources"]["requests"]["memory"], "4Gi");
+    let claim = pod("claim");
+    assert_eq!(
+        claim["containers"][0]["resources"]["requests"].get("ephemeral-storage"),
+        None,
+        "a model on a claim takes no space of the node"
+    );
+}
+
+#[test]
+fn the_drain_of_the_server_ends_before_the_pod_is_killed() {
+    let mut object = fixture("minimal");
+    object["spec"]["terminationGracePeriodSeconds"] = json!(300);
+    let pod = pod_spec(&children(object, &settings()).expect("rendered"));
+    assert_eq!(pod["terminationGracePeriodSeconds"], 300);
+    assert!(
+        pod["containers"][0]["args"]
+            .to_string()
+            .contains(r#""--drain-timeout","285s""#)
+    );
 }
 
 #[test]

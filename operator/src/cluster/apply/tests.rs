@@ -185,7 +185,11 @@ async fn replicas_have_a_manager_of_their_own_and_nothing_else() {
     api.put(DEPLOYMENT, a_deployment());
     for _ in 0..3 {
         writer
-            .scale(&deployments(), api.get(DEPLOYMENT).expect("object"), 3)
+            .scale(
+                &deployments(),
+                api.get(DEPLOYMENT).expect("object"),
+                Replicas::Exactly(3),
+            )
             .await
             .expect("scale");
     }
@@ -202,7 +206,10 @@ async fn scaling_reads_again_after_a_conflict() {
     api.put(DEPLOYMENT, a_deployment());
     let stale = api.get(DEPLOYMENT).expect("object");
     api.put(DEPLOYMENT, api.get(DEPLOYMENT).expect("object"));
-    writer.scale(&deployments(), stale, 2).await.expect("scale");
+    writer
+        .scale(&deployments(), stale, Replicas::Exactly(2))
+        .await
+        .expect("scale");
     assert_eq!(api.get(DEPLOYMENT).expect("object")["spec"]["replicas"], 2);
 }
 

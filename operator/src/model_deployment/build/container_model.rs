@@ -122,7 +122,10 @@ fn environment(owner: &ValidatedModelDeployment, settings: &Settings) -> Vec<Env
         ("HTTPS_PROXY", settings.https_proxy.as_ref()),
         ("HTTP_PROXY", settings.http_proxy.as_ref()),
         ("NO_PROXY", settings.no_proxy.as_ref()),
-        ("WINDLASS_CA_BUNDLE", settings.ca_config_map.as_ref().map(|_| &ca_bundle)),
+        (
+            "WINDLASS_CA_BUNDLE",
+            settings.ca_config_map.as_ref().map(|_| &ca_bundle),
+        ),
     ];
     variables.extend(of_cluster.into_iter().filter_map(|(name, value)| {
         Some(EnvVar {

@@ -219,7 +219,10 @@ fn own_volume(theirs: &EngineVolume) -> Volume {
         }
         VolumeKind::ConfigMap => config_map(
             &theirs.name,
-            theirs.config_map.as_ref().map_or("", |reference| reference.name.as_str()),
+            theirs
+                .config_map
+                .as_ref()
+                .map_or("", |reference| reference.name.as_str()),
         ),
         VolumeKind::Secret => Volume {
             secret: Some(SecretVolumeSource {

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use windlass_crds::{model_deployment::source::Source, quantity::Amount};
 
-use crate::{
-    context::Settings,
-    model_deployment::validate::ValidatedModelDeployment,
-};
+use crate::{context::Settings, model_deployment::validate::ValidatedModelDeployment};
 
 type Amounts = BTreeMap<String, Quantity>;
 

@@ -132,7 +132,10 @@ impl<'a> View<'a> {
         if self.situation.valid.suspended {
             Some((Reason::Suspended, "spec.suspend is true; set it to false to serve"))
         } else if self.desired == 0 {
-            Some((Reason::ScaledToZero, "the autoscaler has set the number of pods to zero"))
+            Some((
+                Reason::ScaledToZero,
+                "the autoscaler has set the number of pods to zero",
+            ))
         } else {
             None
         }
