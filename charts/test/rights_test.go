@@ -109,7 +109,7 @@ func TestNoRightOfTheOperatorIsAWildcardOrReachesSecretsOrShells(t *testing.T) {
 	}
 }
 
-func TestInNamespacedModeTheOnlyClusterWideRightIsToReadOurCRD(t *testing.T) {
+func TestInNamespacedModeTheOnlyClusterWideRightsAreToReadOurCRDAndToListLeases(t *testing.T) {
 	objects := render(t, "--values", valuesFiles(t)["namespaced"])
 	var clusterWide []role
 	namespaces := map[string]bool{}
@@ -121,7 +121,7 @@ func TestInNamespacedModeTheOnlyClusterWideRightIsToReadOurCRD(t *testing.T) {
 		namespaces[r.namespace] = true
 	}
 	const crd = "cluster apiextensions.k8s.io/customresourcedefinitions=modeldeployments.windlass.dev "
-	const want = crd + "list\n" + crd + "watch\n"
+	const want = crd + "list\n" + crd + "watch\ncluster coordination.k8s.io/leases list\n"
 	if got := rights(clusterWide); got != want {
 		t.Errorf("cluster-wide rights:\n%s", got)
 	}
@@ -176,7 +176,7 @@ func TestUsersGetTheirRightsThroughTheClustersOwnRoles(t *testing.T) {
 		t.Error("windlass-edit does not join the role edit")
 	}
 	for _, rule := range edit.Rules {
-		if !slices.Equal(rule.Resources, []string{"modeldeployments"}) {
+		if !slices.Equal(rule.Resources, []string{"modeldeployments"}) && !slices.Equal(rule.Resources, []string{"modeldeployments/scale"}) {
 			t.Errorf("an editor may write %v; status is the operator's", rule.Resources)
 		}
 	}
