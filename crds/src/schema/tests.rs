@@ -240,6 +240,16 @@ fn the_rule_and_the_parser_accept_the_same_sources() {
 }
 
 #[test]
+fn an_object_that_passed_is_remembered_with_its_name_and_spec_and_no_other_object_with_it() {
+    for _ in 0..2 {
+        assert_eq!(check_rules::<ModelDeployment>(&minimal(), None), Ok(()));
+        for (pointer, value) in [("/spec/replicas", json!(0)), ("/metadata/name", json!("1-chat"))] {
+            refusal(&with(pointer, value));
+        }
+    }
+}
+
+#[test]
 fn contradictions_are_refused_with_a_remedy() {
     let custom = json!({"image": "vllm/vllm-openai:v0.23.0"});
     let volume = |extra: Value| {
