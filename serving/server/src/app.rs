@@ -94,9 +94,12 @@ pub struct App {
 
 impl App {
     /// Before the model is loaded.
-    pub fn new(served_name: String, stall_timeout: Duration) -> Self {
-        Self {
-            metrics: Arc::new(Metrics::new(&served_name)),
+    ///
+    /// # Errors
+    /// When the metrics cannot be registered: a bug.
+    pub fn new(served_name: String, stall_timeout: Duration) -> prometheus::Result<Self> {
+        Ok(Self {
+            metrics: Arc::new(Metrics::new(&served_name)?),
             served_name,
             started: unix_seconds(),
             stall_timeout,
@@ -106,7 +109,7 @@ impl App {
             draining: AtomicBool::new(false),
             random: RandomState::new(),
             counter: AtomicU64::new(0),
-        }
+        })
     }
 
     /// The model is there; false if it already was.

@@ -95,7 +95,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     })?;
     announce(listener.local_addr().context("the listener has no address")?)?;
 
-    let app = Arc::new(App::new(config.served_name.clone(), config.stall_timeout));
+    let app = App::new(config.served_name.clone(), config.stall_timeout).context("cannot register the metrics")?;
+    let app = Arc::new(app);
     let stop = CancellationToken::new();
     let server = tokio::spawn(listen::serve(listener, app.clone(), stop.clone(), config.drain_timeout));
 
@@ -103,7 +104,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(model = %path, threads = config.engine.threads, memory = config.engine.memory_limit, "loading");
     let (loaded, mut ended) = launch(&config).context("cannot start the engine's thread")?;
     tokio::select! {
-        loaded = loaded => ready(&app, loaded?, config.engine.block_tokens),
+        loaded = loaded => ready(&app, loaded?, config.engine.block_tokens)?,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the model was loaded");
             return Ok(());
@@ -166,20 +167,22 @@ fn launch(config: &Config) -> std::io::Result<(BoxFuture<'static, anyhow::Result
     Ok((loaded.boxed(), thread.ended))
 }
 
-fn ready(app: &App, loaded: Loaded, block_tokens: usize) {
-    match &loaded {
+fn ready(app: &App, loaded: Loaded, block_tokens: usize) -> anyhow::Result<()> {
+    let watched = match &loaded {
         Loaded::Generator(model) => {
             let engine = model.engine.clone();
-            app.metrics.watch(move || engine.stats(), block_tokens);
+            app.metrics.watch(move || engine.stats(), block_tokens)
         }
         Loaded::Embedder(model) => {
             let thread = model.thread.clone();
-            app.metrics.watch(move || thread.stats(), block_tokens);
+            app.metrics.watch(move || thread.stats(), block_tokens)
         }
-    }
+    };
+    watched.context("cannot register the engine's metrics")?;
     let context = loaded.context();
     let first = app.set_loaded(loaded);
     tracing::info!(context, first, "ready");
+    Ok(())
 }
 
 /// The one line on stdout, for people and for scripts that asked for port 0.

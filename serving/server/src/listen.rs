@@ -183,7 +183,7 @@ mod tests {
 
     /// What a client that sends `bytes` and no more has got when the server ends the connection.
     async fn answer_to(bytes: &'static [u8]) -> String {
-        let app = Arc::new(App::new("m".to_owned(), Duration::MAX));
+        let app = Arc::new(App::new("m".to_owned(), Duration::MAX).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         // Connected and sent before the server looks: what it waits for is what never comes.

@@ -1,21 +1,17 @@
 //! `GET /metrics`: what tasks count themselves, and at each scrape the engine's own counters.
 //! Every name is in `windlass_api::metrics`.
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
-use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 use windlass_api::metrics as names;
 use windlass_engine::request::Stats;
 
 /// The format that `encode` writes.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 // Bucket bounds that dashboards for these names expect.
 const FIRST_TOKEN: [f64; 22] = [
@@ -47,15 +43,28 @@ pub enum Ending {
     Error,
 }
 
-type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
+impl Ending {
+    const ALL: [Self; 4] = [Self::Stop, Self::Length, Self::Abort, Self::Error];
 
-/// All metrics of the process.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// All metrics of the process. What is counted for each token is resolved once.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Mutex<Registry>,
+    registry: Registry,
     model: String,
-    endings: Family<Labels<1>, Counter>,
-    responses: Family<Labels<2>, Counter>,
+    engine: Mutex<Option<EngineMetrics>>,
+    /// By `Ending`, in the order of `Ending::ALL`.
+    endings: [IntCounter; 4],
+    responses: IntCounterVec,
     queue_time: Histogram,
     first_token: Histogram,
     between_tokens: Histogram,
@@ -66,99 +75,84 @@ pub struct Metrics {
 
 impl Metrics {
     /// For the served name, which labels every metric.
-    pub fn new(model: &str) -> Self {
-        let mut registry = Registry::default();
-        let metrics = Self {
-            model: model.to_owned(),
-            endings: Family::default(),
-            responses: Family::default(),
-            queue_time: Histogram::new(WHOLE_REQUEST),
-            first_token: Histogram::new(FIRST_TOKEN),
-            between_tokens: Histogram::new(BETWEEN_TOKENS),
-            whole_request: Histogram::new(WHOLE_REQUEST),
-            prompt_tokens: Histogram::new(TOKENS),
-            generation_tokens: Histogram::new(TOKENS),
-            registry: Mutex::default(),
+    ///
+    /// # Errors
+    /// When a name or label is not one that Prometheus accepts: a bug.
+    pub fn new(model: &str) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::from(opts(model, name, help)).buckets(buckets.to_vec());
+            registered(&registry, Histogram::with_opts(options)?)
         };
-        for ending in [Ending::Stop, Ending::Length, Ending::Abort, Ending::Error] {
-            drop(metrics.endings.get_or_create(&ending.labels())); // present from the start, as 0
-        }
-        let labelled = labelled(&mut registry, model);
-        labelled.register(
-            base(names::REQUEST_SUCCESS),
-            "Sequences that ended, by reason",
-            metrics.endings.clone(),
-        );
-        labelled.register(
-            base(names::HTTP_RESPONSES),
-            "Answers over HTTP, by route and status",
-            metrics.responses.clone(),
-        );
-        for (name, help, histogram) in [
-            (names::QUEUE_TIME, "From arrival to the first step", &metrics.queue_time),
-            (
+        let endings = IntCounterVec::new(
+            opts(model, names::REQUEST_SUCCESS, "Sequences that ended, by reason"),
+            &[names::FINISHED_REASON_LABEL],
+        )?;
+        let responses = IntCounterVec::new(
+            opts(model, names::HTTP_RESPONSES, "Answers over HTTP, by route and status"),
+            &["route", "code"],
+        )?;
+        Ok(Self {
+            model: model.to_owned(),
+            engine: Mutex::default(),
+            // Present from the start, as 0.
+            endings: Ending::ALL.map(|ending| endings.with_label_values(&[ending.reason()])),
+            queue_time: histogram(names::QUEUE_TIME, "From arrival to the first step", &WHOLE_REQUEST)?,
+            first_token: histogram(
                 names::TIME_TO_FIRST_TOKEN,
                 "From arrival to the first token",
-                &metrics.first_token,
-            ),
-            (
+                &FIRST_TOKEN,
+            )?,
+            between_tokens: histogram(
                 names::INTER_TOKEN_LATENCY,
                 "Between two tokens of a sequence",
-                &metrics.between_tokens,
-            ),
-            (
-                names::E2E_LATENCY,
-                "From arrival to the last token",
-                &metrics.whole_request,
-            ),
-            (
-                names::REQUEST_PROMPT_TOKENS,
-                "Length of the prompts",
-                &metrics.prompt_tokens,
-            ),
-            (
-                names::REQUEST_GENERATION_TOKENS,
-                "Length of the answers",
-                &metrics.generation_tokens,
-            ),
-        ] {
-            labelled.register(base(name), help, histogram.clone());
-        }
-        Self {
-            registry: Mutex::new(registry),
-            ..metrics
-        }
+                &BETWEEN_TOKENS,
+            )?,
+            whole_request: histogram(names::E2E_LATENCY, "From arrival to the last token", &WHOLE_REQUEST)?,
+            prompt_tokens: histogram(names::REQUEST_PROMPT_TOKENS, "Length of the prompts", &TOKENS)?,
+            generation_tokens: histogram(names::REQUEST_GENERATION_TOKENS, "Length of the answers", &TOKENS)?,
+            responses: registered(&registry, responses)?,
+            registry: {
+                registered(&registry, endings)?;
+                registry
+            },
+        })
     }
 
     /// From now on the engine's counters are part of every scrape.
-    pub fn watch(&self, stats: impl Fn() -> Stats + Send + Sync + 'static, block_tokens: usize) {
-        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let blocks = stats().blocks_total;
-        let cache = [
-            ("block_size", block_tokens.to_string()),
-            ("num_gpu_blocks", blocks.to_string()),
-        ];
-        let labelled = labelled(&mut registry, &self.model);
-        labelled.register(
-            base(names::CACHE_CONFIG_INFO),
-            "Sizes of the KV cache",
-            Info::new(cache.to_vec()),
-        );
-        labelled.register_collector(Box::new(EngineMetrics(Box::new(stats))));
+    ///
+    /// # Errors
+    /// When it is called a second time.
+    pub fn watch(
+        &self,
+        stats: impl Fn() -> Stats + Send + Sync + 'static,
+        block_tokens: usize,
+    ) -> prometheus::Result<()> {
+        let cache = opts(&self.model, names::CACHE_CONFIG_INFO, "Sizes of the KV cache")
+            .const_label("block_size", block_tokens.to_string())
+            .const_label("num_gpu_blocks", stats().blocks_total.to_string());
+        registered(&self.registry, IntGauge::with_opts(cache)?)?.set(1);
+        let engine = EngineMetrics::new(&self.registry, &self.model, Box::new(stats))?;
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine);
+        Ok(())
     }
 
     /// The exposition.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        prometheus_client::encoding::text::encode(&mut text, &registry)?;
-        Ok(text)
+    ///
+    /// # Errors
+    /// When formatting fails.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        if let Some(engine) = &*self.engine.lock().unwrap_or_else(PoisonError::into_inner) {
+            engine.read();
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// An answer was sent (its head, when it is a stream).
     pub fn response(&self, route: &str, status: u16) {
-        let labels = [("route", route.to_owned().into()), ("code", status.to_string().into())];
-        self.responses.get_or_create(&labels).inc();
+        self.responses.with_label_values(&[route, &status.to_string()]).inc();
     }
 
     /// A sequence's first step began.
@@ -178,104 +172,101 @@ impl Metrics {
 
     /// A sequence ended.
     pub fn ended(&self, ending: Ending, after: Duration, prompt_tokens: usize, generated_tokens: usize) {
-        self.endings.get_or_create(&ending.labels()).inc();
+        if let Some(at) = Ending::ALL.iter().position(|one| *one == ending) {
+            self.endings[at].inc();
+        }
         self.whole_request.observe(after.as_secs_f64());
         self.prompt_tokens.observe(prompt_tokens as f64);
         self.generation_tokens.observe(generated_tokens as f64);
     }
 }
 
-impl Ending {
-    fn labels(self) -> Labels<1> {
-        let reason = match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Abort => "abort",
-            Self::Error => "error",
-        };
-        [(names::FINISHED_REASON_LABEL, reason.into())]
-    }
+/// The engine's own numbers, copied when somebody asks for them.
+struct EngineMetrics {
+    stats: Box<dyn Fn() -> Stats + Send + Sync>,
+    running: IntGauge,
+    waiting: IntGauge,
+    cache_usage: Gauge,
+    /// In the order of `totals`.
+    counters: [IntCounter; 7],
 }
 
-/// The engine's counters, read when asked for.
-struct EngineMetrics(Box<dyn Fn() -> Stats + Send + Sync>);
+/// What the engine counts, with its name and its description.
+fn totals(stats: &Stats) -> [(&'static str, &'static str, u64); 7] {
+    [
+        (
+            names::PREFIX_CACHE_QUERIES,
+            "Prompt tokens looked up in the prefix cache",
+            stats.prefix_queries,
+        ),
+        (
+            names::PREFIX_CACHE_HITS,
+            "Prompt tokens served by the prefix cache",
+            stats.prefix_hits,
+        ),
+        (
+            names::PREEMPTIONS,
+            "Sequences computed again after losing their blocks",
+            stats.preemptions,
+        ),
+        (names::PROMPT_TOKENS, "Prompt tokens computed", stats.prompt_tokens),
+        (names::GENERATION_TOKENS, "Tokens generated", stats.generated_tokens),
+        (names::DRAFT_TOKENS, "Tokens guessed", stats.guessed_tokens),
+        (
+            names::ACCEPTED_TOKENS,
+            "Guessed tokens that were right",
+            stats.right_guesses,
+        ),
+    ]
+}
+
+impl EngineMetrics {
+    fn new(registry: &Registry, model: &str, stats: Box<dyn Fn() -> Stats + Send + Sync>) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| registered(registry, IntGauge::with_opts(opts(model, name, help))?);
+        let mut counters = Vec::new();
+        for (name, help, _) in totals(&Stats::default()) {
+            counters.push(registered(registry, IntCounter::with_opts(opts(model, name, help))?)?);
+        }
+        let count = counters.len();
+        Ok(Self {
+            stats,
+            running: gauge(names::REQUESTS_RUNNING, "Sequences in the last step")?,
+            waiting: gauge(names::REQUESTS_WAITING, "Sequences that wait")?,
+            cache_usage: registered(
+                registry,
+                Gauge::with_opts(opts(model, names::KV_CACHE_USAGE, "Share of KV blocks in use, 0 to 1"))?,
+            )?,
+            counters: counters
+                .try_into()
+                .map_err(|_| prometheus::Error::Msg(format!("{count} counters of the engine")))?,
+        })
+    }
+
+    fn read(&self) {
+        let stats = (self.stats)();
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.running.set(gauge(stats.running));
+        self.waiting.set(gauge(stats.waiting));
+        self.cache_usage.set(usage(&stats));
+        for (counter, (_, _, total)) in self.counters.iter().zip(totals(&stats)) {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+}
 
 impl std::fmt::Debug for EngineMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("EngineMetrics").field(&(self.0)()).finish()
+        f.debug_tuple("EngineMetrics").field(&(self.stats)()).finish()
     }
 }
 
-impl Collector for EngineMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let stats = (self.0)();
-        let mut write = |name: &str, help: &str, metric: &dyn EncodeMetricDyn| metric.write(&mut encoder, name, help);
-        for (name, help, value) in [
-            (names::REQUESTS_RUNNING, "Sequences in the last step", stats.running),
-            (names::REQUESTS_WAITING, "Sequences that wait", stats.waiting),
-        ] {
-            write(name, help, &ConstGauge::new(gauge(value)))?;
-        }
-        write(
-            names::KV_CACHE_USAGE,
-            "Share of KV blocks in use, 0 to 1",
-            &ConstGauge::new(usage(&stats)),
-        )?;
-        for (name, help, value) in [
-            (
-                names::PREFIX_CACHE_QUERIES,
-                "Prompt tokens looked up in the prefix cache",
-                stats.prefix_queries,
-            ),
-            (
-                names::PREFIX_CACHE_HITS,
-                "Prompt tokens served by the prefix cache",
-                stats.prefix_hits,
-            ),
-            (
-                names::PREEMPTIONS,
-                "Sequences computed again after losing their blocks",
-                stats.preemptions,
-            ),
-            (names::PROMPT_TOKENS, "Prompt tokens computed", stats.prompt_tokens),
-            (names::GENERATION_TOKENS, "Tokens generated", stats.generated_tokens),
-            (names::DRAFT_TOKENS, "Tokens guessed", stats.guessed_tokens),
-            (
-                names::ACCEPTED_TOKENS,
-                "Guessed tokens that were right",
-                stats.right_guesses,
-            ),
-        ] {
-            write(name, help, &ConstCounter::new(value))?;
-        }
-        Ok(())
-    }
+fn opts(model: &str, name: &str, help: &str) -> Opts {
+    Opts::new(name, help).const_label(names::MODEL_NAME_LABEL, model)
 }
 
-/// `EncodeMetric` with its descriptor, callable on different kinds in one list.
-trait EncodeMetricDyn {
-    fn write(&self, encoder: &mut DescriptorEncoder, name: &str, help: &str) -> Result<(), std::fmt::Error>;
-}
-
-impl<M: EncodeMetric> EncodeMetricDyn for M {
-    fn write(&self, encoder: &mut DescriptorEncoder, name: &str, help: &str) -> Result<(), std::fmt::Error> {
-        self.encode(encoder.encode_descriptor(base(name), help, None, self.metric_type())?)
-    }
-}
-
-fn labelled<'a>(registry: &'a mut Registry, model: &str) -> &'a mut Registry {
-    registry.sub_registry_with_label((names::MODEL_NAME_LABEL.into(), model.to_owned().into()))
-}
-
-/// The encoder adds `_total` to counters and `_info` to infos by itself.
-fn base(name: &str) -> &str {
-    name.strip_suffix("_total")
-        .or_else(|| name.strip_suffix("_info"))
-        .unwrap_or(name)
-}
-
-fn gauge(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
 }
 
 fn usage(stats: &Stats) -> f64 {
@@ -292,12 +283,22 @@ mod tests {
 
     #[test]
     fn names_and_labels_are_the_ones_that_dashboards_read() {
-        let metrics = Metrics::new("m\"1");
+        let metrics = Metrics::new("m\"1").unwrap();
         metrics.ended(Ending::Length, Duration::from_millis(400), 10, 20);
         metrics.first_token(Duration::from_millis(30));
         metrics.response("/v1/models", 200);
+        let stats = || Stats {
+            running: 2,
+            prompt_tokens: 7,
+            ..Stats::default()
+        };
+        metrics.watch(stats, 16).unwrap();
+        metrics.encode().unwrap();
         let text = metrics.encode().unwrap();
         for line in [
+            r#"vllm:num_requests_running{model_name="m\"1"} 2"#,
+            r#"vllm:prompt_tokens_total{model_name="m\"1"} 7"#,
+            r#"vllm:cache_config_info{block_size="16",model_name="m\"1",num_gpu_blocks="0"} 1"#,
             r#"vllm:request_success_total{finished_reason="length",model_name="m\"1"} 1"#,
             r#"vllm:request_success_total{finished_reason="abort",model_name="m\"1"} 0"#,
             r#"vllm:time_to_first_token_seconds_bucket{le="0.04",model_name="m\"1"} 1"#,

@@ -116,7 +116,7 @@ fn metrics_carry_the_names_that_autoscalers_read() {
     assert!(
         head.header("content-type")
             .unwrap()
-            .starts_with("application/openmetrics-text")
+            .starts_with("text/plain; version=0.0.4")
     );
     for name in [
         "vllm:num_requests_running",
