@@ -25,6 +25,8 @@ pub struct Env {
     pub traffic: PathBuf,
     /// The script that made the cluster, for tests that take a node away; absent with a given cluster.
     pub cluster: Option<PathBuf>,
+    /// What `e2e/next` built: the release that comes after this one.
+    pub next: PathBuf,
     /// Folder for evidence of failed tests, `target/e2e`.
     pub evidence: PathBuf,
     /// True to leave namespaces of failed tests in the cluster.
@@ -72,6 +74,7 @@ impl Env {
             operator: or("WINDLASS_OPERATOR", target.join("debug/windlass-operator")),
             traffic: or("WINDLASS_TRAFFIC", target.join("debug/traffic")),
             cluster: variable("WINDLASS_CLUSTER").map(PathBuf::from),
+            next: or("WINDLASS_NEXT", target.join("next")),
             evidence: target.join("e2e"),
             keep: variable("WINDLASS_KEEP").is_some(),
         })
@@ -87,6 +90,13 @@ impl Env {
     pub fn archive(&self, name: &str) -> Result<&Path> {
         let found = self.archives.get(name).map(PathBuf::as_path);
         found.with_context(|| self.unknown_image(name))
+    }
+
+    /// Image and archive of the next release's operator.
+    pub fn next_operator(&self) -> Result<(String, PathBuf)> {
+        let mut images = read_images(&self.next.join("images.json")).context("`e2e/next` builds it")?;
+        let image = images.remove("operator").context("e2e/next built no operator")?;
+        Ok((image.reference, image.archive))
     }
 
     fn unknown_image(&self, name: &str) -> String {

@@ -3,6 +3,7 @@
 mod custom;
 mod deletion;
 mod faults;
+mod installed;
 mod leader;
 mod nodes;
 mod placement;
