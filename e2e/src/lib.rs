@@ -10,6 +10,7 @@ pub mod inside;
 pub mod inventory;
 pub mod model;
 pub mod operator;
+pub mod release;
 mod run;
 pub mod scale;
 pub mod snapshot;
