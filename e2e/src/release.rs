@@ -32,7 +32,15 @@ pub async fn helm(space: &Space, arguments: &[&str]) -> Result<String> {
 /// Upgrades a release to a chart in a folder, with more values.
 pub async fn upgrade(space: &Space, release: &str, chart: &Path, values: &[String]) -> Result<()> {
     let chart = chart.to_str().context("a path that is no text")?;
-    let mut arguments = vec!["upgrade", release, chart, "--reuse-values", "--wait", "--timeout", "120s"];
+    let mut arguments = vec![
+        "upgrade",
+        release,
+        chart,
+        "--reuse-values",
+        "--wait",
+        "--timeout",
+        "120s",
+    ];
     for value in values {
         arguments.extend(["--set", value]);
     }

@@ -21,7 +21,7 @@ use windlass_e2e::traffic::Traffic;
 use windlass_e2e::until::{until_all, until_is, until_some};
 use windlass_e2e::{Needs, Space, test};
 
-use crate::rollout::{STREAMS, edit_under_traffic, order};
+use super::rollout::{STREAMS, edit_under_traffic, order};
 use crate::stand::{READY, hub, ready};
 
 const LEASE: &str = "windlass-operator";
@@ -104,6 +104,7 @@ fn an_upgrade_to_the_next_release_and_back_replaces_no_pod_and_loses_no_request(
             upgrade(space, "windlass", &charts.join("windlass"), &[image]).await?;
             let object = until_is(&space.api(), "chat", "renderOutdated", READY, render_outdated).await?;
             ensure!(is_ready(&object), "the next operator does not call the model ready");
+            space.capture("current-render-outdated", &object)?;
             unchanged(space, &pod, generation).await?;
 
             // Back to the operator of now, under the CRD of the next release.
