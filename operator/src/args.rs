@@ -24,7 +24,7 @@ pub enum Command {
     Render(RenderArgs),
 }
 
-/// What the built objects depend on besides the object itself.
+/// What the built objects depend on, in addition to the object itself.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct BuildArgs {
     /// Image of the engine container.
@@ -174,7 +174,7 @@ pub struct RenderArgs {
     pub file: PathBuf,
 }
 
-/// What the built objects depend on besides the object itself.
+/// What the built objects depend on, in addition to the object itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub server_image: String,

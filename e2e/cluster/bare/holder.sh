@@ -8,7 +8,7 @@ set -euo pipefail
 node=$1 state=$2 log=$3 bin=$4
 umask 022
 
-# The new /run is put together beside the old one: any of the folders may lie below a path that is covered.
+# The new /run is put together next to the old one: any of the folders may lie below a path that is covered.
 room=$state/$node/run
 mkdir -p "$room" "$state/$node/lib"
 mount -t tmpfs -o mode=755 run "$room"

@@ -55,7 +55,7 @@ link_node() { # NODE
   if [ -e "$STATE/ip_forward" ]; then in_node "$1" ip route replace default via "$(host_address)"; fi
 }
 
-# A node beside n1: one link to n1's bridge, and the ways to the pods of the other.
+# A second node: one link to n1's bridge, and the ways to the pods of the other.
 join_bridge() { # NODE
   local node=$1
   nsenter --target "$(holder n1)" --net ip link add "$node" type veth peer name nodes netns "$(holder "$node")"

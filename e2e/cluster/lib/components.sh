@@ -34,7 +34,7 @@ build_components() { # [NAME…], by default COMPONENTS
   exec 8>&-
 }
 
-# Builds into a folder beside the final one and renames it at the end: an interrupted build
+# Builds into a folder next to the final one and renames it at the end: an interrupted build
 # leaves nothing that looks finished.
 build_component() { # NAME
   local name=$1 final partial program
