@@ -11,7 +11,10 @@ mod model_deployment;
 mod names;
 mod render;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use axum::http::{HeaderValue, header::USER_AGENT};
@@ -39,6 +42,8 @@ use crate::{
     metrics::Metrics,
 };
 
+/// So long after the start the API server may not know yet what rights the release was given.
+const RIGHTS_ARRIVE: Duration = Duration::from_secs(60);
 /// A reconcile that was begun gets this long to end: the kubelet allows 30 s for the whole process.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -174,9 +179,18 @@ async fn lead(
     readiness: &Readiness,
     leadership: &Leadership,
 ) -> anyhow::Result<Election> {
+    let started = Instant::now();
     loop {
         if !is_contended(claim, readiness).await {
-            let mut election = begin().await?;
+            let mut election = match begin().await {
+                Ok(election) => election,
+                Err(error) if started.elapsed() < RIGHTS_ARRIVE => {
+                    tracing::warn!(error = format!("{error:#}"), "it is tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             readiness.set();
             let until = election.won().await.context("cannot use the Lease")?;
             if let Err(error) = claim.write().await {
