@@ -157,6 +157,19 @@ impl Space {
             .context("running kubectl: is it on the PATH?")
     }
 
+    /// Runs the script that made the cluster, as in `cluster signal n2 kubelet STOP`; fails when it fails.
+    pub async fn cluster(&self, arguments: &[&str]) -> Result<()> {
+        let script = self.env.cluster.as_ref();
+        let script = script.context("WINDLASS_CLUSTER is not set: no way to change the cluster")?;
+        let output = Command::new(script).args(arguments).output().await?;
+        ensure!(
+            output.status.success(),
+            "cluster {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
     /// Keeps an object's status for the kstatus program, under the name of the state it shows.
     pub fn capture<K: Serialize>(&self, state: &str, object: &K) -> Result<()> {
         let mut value = serde_json::to_value(object)?;

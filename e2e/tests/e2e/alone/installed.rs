@@ -1,7 +1,5 @@
 //! The operator as people run it: a pod of the chart, upgraded and doubled by Helm. Most other tests run it as a process
 //! that they can watch and stop at any request.
-use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +9,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use tokio::process::Command;
 use windlass_crds::ModelDeployment;
 use windlass_e2e::env::workspace;
 use windlass_e2e::hub::Hub;
@@ -155,24 +152,9 @@ fn current_image(space: &Space) -> Result<String> {
 
 /// The operator of the next release on all nodes.
 async fn load_next(space: &Space) -> Result<()> {
-    let cluster = space.env.cluster.as_ref().context("WINDLASS_CLUSTER is not set")?;
     let (_, archive) = space.env.next_operator()?;
-    load(cluster, &archive).await
-}
-
-async fn load(cluster: &Path, archive: &Path) -> Result<()> {
-    let loaded = Command::new(cluster)
-        .arg("load")
-        .arg(archive)
-        .stdout(Stdio::null())
-        .output()
-        .await?;
-    ensure!(
-        loaded.status.success(),
-        "cluster load: {}",
-        String::from_utf8_lossy(&loaded.stderr)
-    );
-    Ok(())
+    let archive = archive.to_str().context("a path that is no text")?;
+    space.cluster(&["load", archive]).await
 }
 
 /// The pod that leads, once one does.

@@ -1,13 +1,11 @@
 //! A node is lost: the status says so, the models go on elsewhere, and the node that comes back is used again.
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::time::Instant;
 use windlass_crds::ModelDeployment;
 use windlass_e2e::model::{is, is_because, is_ready, tiny};
@@ -22,11 +20,6 @@ const MOVED: Duration = Duration::from_secs(90);
 #[test]
 fn models_of_a_lost_node_are_reported_to_be_down_and_move_to_another_one() {
     test("node-lost", Needs::OwnAlone, async |space| {
-        let cluster = space
-            .env
-            .cluster
-            .clone()
-            .context("WINDLASS_CLUSTER not set: no way to take a node away")?;
         let (_hub, _operator) = hub_and_operator(space).await?;
         space
             .apply(&tiny("one", json!({"placement": on_n2_if_possible()}))?)
@@ -40,10 +33,10 @@ fn models_of_a_lost_node_are_reported_to_be_down_and_move_to_another_one() {
         runs_on(space, "one", &["n2"]).await?;
         runs_on(space, "two", &["n1", "n2"]).await?;
 
-        node(&cluster, "kill-node").await?;
+        space.cluster(&["kill-node", "n2"]).await?;
         let moved = models_move(space).await;
         let started = Instant::now();
-        node(&cluster, "start-node").await?;
+        space.cluster(&["start-node", "n2"]).await?;
         eprintln!("--- started after {:.1} s", started.elapsed().as_secs_f32());
         let recovered = everything_runs(space).await;
         eprintln!("--- all runs after {:.1} s", started.elapsed().as_secs_f32());
@@ -171,11 +164,4 @@ fn labels(name: &str) -> String {
 
 fn summary(object: &ModelDeployment) -> Option<&str> {
     object.status.as_ref()?.replicas.as_ref()?.summary.as_deref()
-}
-
-async fn node(cluster: &Path, verb: &str) -> Result<()> {
-    let output = Command::new(cluster).args([verb, "n2"]).output().await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cluster {verb} n2: {said}");
-    Ok(())
 }

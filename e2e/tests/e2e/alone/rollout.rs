@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use windlass_crds::ModelDeployment;
 use windlass_e2e::inside::Inside;
@@ -253,17 +252,8 @@ async fn with_frozen_proxies<T>(space: &Space, body: impl AsyncFnOnce() -> Resul
 }
 
 async fn signal_proxies(space: &Space, signal: &str) -> Result<()> {
-    let cluster = space.env.cluster.as_ref().context("WINDLASS_CLUSTER is not set")?;
     for node in ["n1", "n2"] {
-        let output = Command::new(cluster)
-            .args(["signal", node, "kube-proxy", signal])
-            .output()
-            .await?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "cluster signal {node} kube-proxy {signal}: {said}"
-        );
+        space.cluster(&["signal", node, "kube-proxy", signal]).await?;
     }
     Ok(())
 }
