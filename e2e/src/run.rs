@@ -84,7 +84,8 @@ async fn prepare(client: &Client, needs: Needs) -> Result<()> {
             &deployments,
             &name,
             "the installed operator to run",
-            Duration::from_secs(60),
+            // It does not lead while the lease of an operator that a test killed has not run out: 60 s.
+            Duration::from_secs(150),
             |deployment| {
                 deployment
                     .status

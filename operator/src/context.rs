@@ -52,7 +52,7 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            settled: Duration::from_secs(600),
+            settled: Duration::from_secs(720),
             busy: Duration::from_secs(10),
             waiting: Duration::from_secs(120),
         }

@@ -30,9 +30,9 @@ struct Args {
     /// Objects that are created at the same time.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     writers: u16,
-    /// How long the operator is watched at rest. The default is longer than the 10 minutes after which it looks at an
+    /// How long the operator is watched at rest. The default is longer than the 12 minutes after which it looks at an
     /// object again without being asked.
-    #[arg(long, default_value_t = 660)]
+    #[arg(long, default_value_t = 780)]
     rest_seconds: u64,
     /// How long each 1,000 objects may take to become Ready.
     #[arg(long, default_value_t = 300)]

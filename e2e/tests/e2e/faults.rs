@@ -64,7 +64,7 @@ fn watch_events_that_are_lost_do_not_change_the_end() {
             let lost: EventFilter = Arc::new(move |event| kind_of_owner(event) == owner);
             space
                 .in_another(name, async |space| {
-                    // What a watch lost is found by the next list; that of production comes after ten minutes.
+                    // What a watch lost is found by the next list; that of production comes after twelve minutes.
                     let mut settings = Settings::new(space, undisturbed.hub.url())?;
                     settings.arguments = vec!["--recheck-seconds".into(), "5".into()];
                     let operator = Operator::prepare(space, settings).await?;

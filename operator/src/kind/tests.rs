@@ -147,7 +147,7 @@ fn note(text: &str) -> World<Notes> {
 async fn a_kind_that_the_machinery_has_never_heard_of_goes_through_the_whole_driver() {
     let world = note("hello");
     let action = world.reconcile().await.expect("children");
-    assert_eq!(action, Action::requeue(Duration::from_secs(600)));
+    assert_eq!(action, Action::requeue(Duration::from_secs(720)));
     let child = world.api.get(&format!("{CONFIG_MAPS}/chat-note")).expect("child");
     assert_eq!(child["data"]["text"], "HELLO");
     assert_eq!(child["metadata"]["labels"]["windlass.dev/note"], "chat");
