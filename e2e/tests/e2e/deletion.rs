@@ -20,8 +20,9 @@ use windlass_e2e::{Needs, Space, test};
 use crate::stand::{hub_and_operator, ready};
 
 /// From the deletion until nothing is left. An idle engine ends in seconds; most of the time is that of
-/// Kubernetes, which looks at a terminating namespace again after half of its pods' grace.
-const GONE: Duration = Duration::from_secs(60);
+/// Kubernetes, which looks at a terminating namespace again after half of its pods' grace: a minute in all, and as much
+/// again where a busy machine makes it look once more.
+const GONE: Duration = Duration::from_secs(120);
 
 /// Selects the pods of the model `chat`.
 const CHAT: &str = "windlass.dev/model-deployment=chat";
@@ -84,7 +85,7 @@ fn a_model_deleted_while_no_operator_runs_takes_everything_along() {
 }
 
 #[test]
-fn a_deleted_namespace_is_gone_within_a_minute_although_the_operator_runs() {
+fn a_deleted_namespace_is_gone_although_the_operator_runs() {
     test("delete-space", Needs::Own, async |space| {
         let (_hub, _operator, model) = served(space).await?;
         namespace_is_gone(space, &model).await
@@ -157,6 +158,7 @@ async fn namespace_is_gone(space: &Space, model: &Model) -> Result<()> {
     namespaces.delete(&space.namespace, &DeleteParams::background()).await?;
     let is_gone = |namespace: Option<&Namespace>| namespace.is_none();
     until(&namespaces, &space.namespace, "the namespace to be gone", GONE, is_gone).await?;
+    eprintln!("--- the namespace was gone after {:.1} s", deleted.elapsed().as_secs_f32());
     model.is_gone(deleted).await
 }
 
