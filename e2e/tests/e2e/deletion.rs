@@ -158,7 +158,10 @@ async fn namespace_is_gone(space: &Space, model: &Model) -> Result<()> {
     namespaces.delete(&space.namespace, &DeleteParams::background()).await?;
     let is_gone = |namespace: Option<&Namespace>| namespace.is_none();
     until(&namespaces, &space.namespace, "the namespace to be gone", GONE, is_gone).await?;
-    eprintln!("--- the namespace was gone after {:.1} s", deleted.elapsed().as_secs_f32());
+    eprintln!(
+        "--- the namespace was gone after {:.1} s",
+        deleted.elapsed().as_secs_f32()
+    );
     model.is_gone(deleted).await
 }
 
